@@ -1,0 +1,71 @@
+"""What can go wrong, one class per cause.
+
+Every class is also the builtin that a caller would expect (`ValueError`, `TypeError`, ...), so
+code that knows nothing of sona catches the right thing. Messages name the argument, what was
+expected and what came.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BuilderError",
+    "ConfigError",
+    "DTypeError",
+    "FormatError",
+    "IntegrityError",
+    "MissingExtraError",
+    "NonFiniteError",
+    "RangeError",
+    "ShapeError",
+    "SonaError",
+    "StoreError",
+    "VersionError",
+]
+
+
+class SonaError(Exception):
+    """Base of every error that sona raises on purpose."""
+
+
+class ShapeError(SonaError, ValueError):
+    """An array has the wrong number of dimensions or the wrong length."""
+
+
+class DTypeError(SonaError, TypeError):
+    """An array or a scalar has a type that is not converted."""
+
+
+class NonFiniteError(SonaError, ValueError):
+    """A NaN or an infinity came where a finite number is needed."""
+
+
+class RangeError(SonaError, ValueError):
+    """A number lies outside its range."""
+
+
+class ConfigError(SonaError, ValueError):
+    """A configuration field has no meaning with this value."""
+
+
+class BuilderError(SonaError, ValueError):
+    """A trajectory builder was used twice or on an engine that did not begin it."""
+
+
+class FormatError(SonaError, ValueError):
+    """A message or a file from outside does not follow its format."""
+
+
+class IntegrityError(FormatError):
+    """A message or a file was damaged or altered after it was written."""
+
+
+class VersionError(FormatError):
+    """A message or a file was written in a format version that this release cannot read."""
+
+
+class StoreError(SonaError, RuntimeError):
+    """A durable store refused to read or to commit."""
+
+
+class MissingExtraError(SonaError, ImportError):
+    """An optional library is not installed; the message names the extra that brings it."""
