@@ -1,0 +1,71 @@
+# Signatures are those of sona._core.reference, where each kernel is documented.
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sona._core.arrays import FloatArray
+
+def capabilities() -> list[str]: ...
+def capability() -> str: ...
+def activate(name: str) -> None: ...
+def as_vector(x: Any, dim: int | None, name: str) -> FloatArray: ...
+def as_matrix(x: Any, dim: int | None, name: str) -> FloatArray: ...
+
+class LowRankAdapter:
+    def __init__(self, dim: int, rank: int, scaling: float = 1.0) -> None: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def weights(self) -> FloatArray: ...
+    @property
+    def scaling(self) -> float: ...
+    @scaling.setter
+    def scaling(self, value: float) -> None: ...
+    @property
+    def lora_A(self) -> FloatArray: ...
+    @lora_A.setter
+    def lora_A(self, value: npt.ArrayLike) -> None: ...
+    @property
+    def lora_B(self) -> FloatArray: ...
+    @lora_B.setter
+    def lora_B(self, value: npt.ArrayLike) -> None: ...
+    def apply(self, x: npt.ArrayLike, out: FloatArray | None = None) -> FloatArray: ...
+
+def decision_step(
+    adapter: LowRankAdapter,
+    x: FloatArray,
+    centroids: FloatArray,
+    values: FloatArray,
+    target: float,
+    indices: npt.NDArray[np.int64],
+    similarities: FloatArray,
+    temperature: float,
+    rate: float,
+    decay: float,
+    max_norm: float,
+) -> float: ...
+def assign(
+    points: FloatArray,
+    centroids: FloatArray,
+    labels: npt.NDArray[np.int32],
+    similarities: FloatArray,
+    n_threads: int = 1,
+) -> None: ...
+def accumulate(
+    points: FloatArray,
+    labels: npt.NDArray[np.int32],
+    weights: npt.NDArray[np.float64] | None,
+    sums: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.float64],
+) -> None: ...
+def top_k(
+    rows: FloatArray,
+    n: int,
+    queries: FloatArray,
+    indices: npt.NDArray[np.int64],
+    similarities: FloatArray,
+    n_threads: int = 1,
+) -> None: ...

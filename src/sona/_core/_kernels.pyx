@@ -1,0 +1,281 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: freethreading_compatible=True
+"""Native twins of `sona._core.reference`: check, borrow the memory, call. No algorithm is here."""
+
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport free, malloc
+
+from sona._core import arrays, contracts
+from sona.errors import NonFiniteError
+
+cdef extern from "borrow.h" nogil:
+    int NPY_FLOAT32, NPY_FLOAT64, NPY_INT32, NPY_INT64
+
+cdef extern from "borrow.h":
+    int _import_array() except -1
+    bint sona_is_ready(object x, int type, int ndim)
+    bint sona_is_ready_out(object x, int type, int ndim)
+    Py_ssize_t sona_dim(object x, int axis)
+    void* sona_data(object x)
+    object sona_new_like(object x)
+    bint sona_straddles(const void* a, const void* b, size_t size)
+
+cdef extern from "core.h" namespace "sona" nogil:
+    cdef struct RowKernels:
+        int (*all_finite)(const float* values, Py_ssize_t n)
+    cdef struct Kernels:
+        const RowKernels* rows
+    cdef struct DecisionStep:
+        float target, temperature, rate, decay, max_norm
+    int capability_count()
+    const char* capability_name(int i)
+    int capability_active()
+    void capability_activate(int i)
+    const Kernels& active()
+    Py_ssize_t lora_apply(const float* weights, Py_ssize_t dim, Py_ssize_t rank, float scaling,
+                          const float* x, Py_ssize_t n, float* y) except +
+    Py_ssize_t decision_scratch(Py_ssize_t dim, Py_ssize_t rank, Py_ssize_t k)
+    double _decision_step "sona::decision_step"(
+        float* weights, Py_ssize_t dim, Py_ssize_t rank, float scaling, const float* x,
+        const float* centroids, Py_ssize_t n, const float* values, Py_ssize_t k,
+        const DecisionStep& step, int64_t* indices, float* similarities, float* scratch)
+    void _assign "sona::assign"(
+        const float* points, Py_ssize_t n, const float* centroids, Py_ssize_t k, Py_ssize_t dim,
+        int32_t* labels, float* similarities, int n_threads) except +
+    Py_ssize_t _accumulate "sona::accumulate"(
+        const float* points, Py_ssize_t n, Py_ssize_t dim, const int32_t* labels,
+        const double* weights, Py_ssize_t k, double* sums, double* counts)
+    void _top_k "sona::top_k"(
+        const float* rows, Py_ssize_t n, Py_ssize_t dim, const float* queries,
+        Py_ssize_t n_queries, Py_ssize_t k, int64_t* indices, float* similarities,
+        int n_threads) except +
+
+_import_array()
+
+# Handing the GIL over and taking it back costs about 50 ns and invites a switch of threads; below
+# some 20 microseconds of work (about this many multiply-adds) that is a loss for everyone.
+cdef double RELEASE_ABOVE = 400_000.0
+
+
+def capabilities() -> list[str]:
+    return [capability_name(i).decode() for i in range(capability_count())]
+
+
+def capability() -> str:
+    return capability_name(capability_active()).decode()
+
+
+def activate(name: str) -> None:
+    capability_activate(capabilities().index(name))
+
+
+def as_vector(x, dim, name):
+    cdef Py_ssize_t n
+    if sona_is_ready(x, NPY_FLOAT32, 1):
+        n = sona_dim(x, 0)
+        if n > 0 and (dim is None or n == <Py_ssize_t>dim):
+            if active().rows.all_finite(<const float*>sona_data(x), n):
+                return x
+    return arrays.as_vector(x, dim, name)
+
+
+def as_matrix(x, dim, name):
+    cdef Py_ssize_t n, width
+    if sona_is_ready(x, NPY_FLOAT32, 2):
+        n, width = sona_dim(x, 0), sona_dim(x, 1)
+        if width > 0 and (dim is None or width == <Py_ssize_t>dim):
+            if active().rows.all_finite(<const float*>sona_data(x), n * width):
+                return x
+    return arrays.as_matrix(x, dim, name)
+
+
+cdef class LowRankAdapter:
+    cdef object _weights
+    cdef float* block
+    cdef float* scratch
+    cdef Py_ssize_t scratch_size
+    cdef readonly Py_ssize_t dim
+    cdef readonly Py_ssize_t rank
+    cdef double _scaling
+
+    def __init__(self, dim: int, rank: int, scaling: float = 1.0) -> None:
+        arrays.require_count(dim, 1, None, "dim")
+        arrays.require_count(rank, 1, None, "rank")
+        if self.block != NULL:
+            raise TypeError("an adapter is initialised once")
+        self._weights = arrays.aligned_zeros((2 * rank, dim))
+        self.dim = dim
+        self.rank = rank
+        self.scaling = scaling
+        self.block = <float*>sona_data(self._weights)
+
+    def __dealloc__(self):
+        free(self.scratch)
+
+    @property
+    def weights(self):
+        return self._weights
+
+    @property
+    def scaling(self):
+        return self._scaling
+
+    @scaling.setter
+    def scaling(self, value):
+        cdef double number = value
+        if number - number != 0.0:
+            raise NonFiniteError(f"`scaling` must be finite; got {value}")
+        self._scaling = number
+
+    @property
+    def lora_A(self):
+        return self._weights[:self.rank]
+
+    @lora_A.setter
+    def lora_A(self, value):
+        self._weights[:self.rank] = contracts.as_factor(value, (self.rank, self.dim), "lora_A")
+
+    @property
+    def lora_B(self):
+        return self._weights[self.rank:].T
+
+    @lora_B.setter
+    def lora_B(self, value):
+        self._weights[self.rank:] = contracts.as_factor(value, (self.dim, self.rank), "lora_B").T
+
+    def apply(self, x, out=None):
+        cdef Py_ssize_t n = 1, bad
+        cdef const float* source
+        cdef float* target
+        if self.block == NULL:
+            raise TypeError("the adapter's __init__ was not called")
+        if sona_is_ready(x, NPY_FLOAT32, 1) and sona_dim(x, 0) == self.dim:
+            if out is None:
+                out = sona_new_like(x)
+            elif not (sona_is_ready_out(out, NPY_FLOAT32, 1) and sona_dim(out, 0) == self.dim):
+                arrays.require(out, x.shape, "float32", "out", True)
+        else:
+            if not (sona_is_ready(x, NPY_FLOAT32, 2) and sona_dim(x, 1) == self.dim):
+                return self._apply_converted(x, out)
+            n = sona_dim(x, 0)
+            if out is None:
+                out = sona_new_like(x)
+            else:
+                arrays.require(out, x.shape, "float32", "out", True)
+        source = <const float*>sona_data(x)
+        target = <float*>sona_data(out)
+        if sona_straddles(source, target, n * self.dim * sizeof(float)):
+            x = x.copy()
+            source = <const float*>sona_data(x)
+        if <double>n * self.dim * self.rank < RELEASE_ABOVE:
+            bad = lora_apply(self.block, self.dim, self.rank, <float>self._scaling, source, n,
+                             target)
+        else:
+            with nogil:
+                bad = lora_apply(self.block, self.dim, self.rank, <float>self._scaling, source, n,
+                                 target)
+        if bad < n:
+            # A row was not finite; the slow check finds it again and names it.
+            self._as_input(x)
+        return out
+
+    cdef _as_input(self, x):
+        if getattr(x, "ndim", None) == 2 or (
+                isinstance(x, (list, tuple)) and x and isinstance(x[0], (list, tuple))):
+            return arrays.as_matrix(x, self.dim, "x")
+        return arrays.as_vector(x, self.dim, "x")
+
+    cdef _apply_converted(self, x, out):
+        return self.apply(self._as_input(x), out)
+
+    cdef float* reserve(self, Py_ssize_t size) except NULL:
+        if size > self.scratch_size:
+            free(self.scratch)
+            self.scratch_size = 0
+            self.scratch = <float*>malloc(size * sizeof(float))
+            if self.scratch == NULL:
+                raise MemoryError
+            self.scratch_size = size
+        return self.scratch
+
+
+def decision_step(adapter, x, centroids, values, target, indices, similarities, temperature, rate,
+                  decay, max_norm):
+    cdef LowRankAdapter own = adapter
+    cdef Py_ssize_t n, k
+    cdef float* scratch
+    cdef DecisionStep step
+    if not (sona_is_ready(x, NPY_FLOAT32, 1) and sona_dim(x, 0) == own.dim
+            and sona_is_ready(centroids, NPY_FLOAT32, 2) and sona_dim(centroids, 1) == own.dim
+            and sona_is_ready(values, NPY_FLOAT32, 1)
+            and sona_dim(values, 0) == sona_dim(centroids, 0)
+            and sona_is_ready_out(indices, NPY_INT64, 1)
+            and 0 < sona_dim(indices, 0) <= sona_dim(centroids, 0)
+            and sona_is_ready_out(similarities, NPY_FLOAT32, 1)
+            and sona_dim(similarities, 0) == sona_dim(indices, 0)
+            and active().rows.all_finite(<const float*>sona_data(x), own.dim)):
+        contracts.check_step(own.dim, x, centroids, values, indices, similarities)
+    step.target, step.temperature, step.rate = target, temperature, rate
+    step.decay, step.max_norm = decay, max_norm
+    if not (0.0 <= step.target <= 1.0 and step.temperature > 0.0 and step.rate >= 0.0
+            and 0.0 <= step.decay <= 1.0 and step.max_norm > 0.0):
+        contracts.check_rule(target, temperature, rate, decay, max_norm)
+    n = sona_dim(centroids, 0)
+    k = sona_dim(indices, 0)
+    scratch = own.reserve(decision_scratch(own.dim, own.rank, k))
+    return _decision_step(
+        own.block, own.dim, own.rank, <float>own._scaling, <const float*>sona_data(x),
+        <const float*>sona_data(centroids), n, <const float*>sona_data(values), k, step,
+        <int64_t*>sona_data(indices), <float*>sona_data(similarities), scratch)
+
+
+def assign(points, centroids, labels, similarities, n_threads=1):
+    contracts.check_assign(points, centroids, labels, similarities, n_threads)
+    cdef Py_ssize_t n = sona_dim(points, 0), k = sona_dim(centroids, 0), dim = sona_dim(points, 1)
+    cdef const float* p = <const float*>sona_data(points)
+    cdef const float* c = <const float*>sona_data(centroids)
+    cdef int32_t* label = <int32_t*>sona_data(labels)
+    cdef float* similarity = <float*>sona_data(similarities)
+    cdef int threads = n_threads
+    with nogil:
+        _assign(p, n, c, k, dim, label, similarity, threads)
+
+
+def accumulate(points, labels, weights, sums, counts):
+    contracts.check_accumulate(points, labels, weights, sums, counts)
+    cdef Py_ssize_t n = sona_dim(points, 0), dim = sona_dim(points, 1), k = sona_dim(sums, 0), bad
+    cdef const float* p = <const float*>sona_data(points)
+    cdef const int32_t* label = <const int32_t*>sona_data(labels)
+    cdef const double* weight = NULL
+    cdef double* sum_ = <double*>sona_data(sums)
+    cdef double* count = <double*>sona_data(counts)
+    if weights is not None:
+        weight = <const double*>sona_data(weights)
+    with nogil:
+        bad = _accumulate(p, n, dim, label, weight, k, sum_, count)
+    if bad < n:
+        contracts.refuse_label(labels, bad, k)
+
+
+def top_k(rows, n, queries, indices, similarities, n_threads=1):
+    cdef Py_ssize_t used = n, dim, m, k
+    cdef int threads = n_threads
+    if not (sona_is_ready(rows, NPY_FLOAT32, 2) and 0 < used <= sona_dim(rows, 0)
+            and sona_is_ready(queries, NPY_FLOAT32, 2) and sona_dim(queries, 1) == sona_dim(rows, 1)
+            and sona_is_ready_out(indices, NPY_INT64, 2)
+            and sona_dim(indices, 0) == sona_dim(queries, 0)
+            and 0 < sona_dim(indices, 1) <= used
+            and sona_is_ready_out(similarities, NPY_FLOAT32, 2)
+            and sona_dim(similarities, 0) == sona_dim(indices, 0)
+            and sona_dim(similarities, 1) == sona_dim(indices, 1) and threads > 0):
+        contracts.check_top_k(rows, n, queries, indices, similarities, n_threads)
+    dim, m, k = sona_dim(rows, 1), sona_dim(queries, 0), sona_dim(indices, 1)
+    cdef const float* row = <const float*>sona_data(rows)
+    cdef const float* query = <const float*>sona_data(queries)
+    cdef int64_t* index = <int64_t*>sona_data(indices)
+    cdef float* similarity = <float*>sona_data(similarities)
+    if <double>used * dim * m < RELEASE_ABOVE:
+        _top_k(row, used, dim, query, m, k, index, similarity, threads)
+    else:
+        with nogil:
+            _top_k(row, used, dim, query, m, k, index, similarity, threads)

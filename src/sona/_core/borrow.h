@@ -1,0 +1,35 @@
+// Borrowing an ndarray's memory through the NumPy C API.
+//
+// A typed memoryview costs about 230 ns per argument, these checks about 5 ns. They say yes only to
+// what a kernel can use as it is; whoever gets a no asks the Python side for the words.
+#pragma once
+
+#include <Python.h>
+#include <numpy/arrayobject.h>
+
+static inline int sona_is_ready(PyObject *x, int type, int ndim) {
+    if (!PyArray_Check(x)) return 0;
+    PyArrayObject *a = (PyArrayObject *)x;
+    return PyArray_TYPE(a) == type && PyArray_NDIM(a) == ndim && PyArray_ISCARRAY_RO(a);
+}
+
+static inline int sona_is_ready_out(PyObject *x, int type, int ndim) {
+    return sona_is_ready(x, type, ndim) && PyArray_ISWRITEABLE((PyArrayObject *)x);
+}
+
+static inline npy_intp sona_dim(PyObject *x, int axis) {
+    return PyArray_DIM((PyArrayObject *)x, axis);
+}
+
+static inline void *sona_data(PyObject *x) { return PyArray_DATA((PyArrayObject *)x); }
+
+static inline PyObject *sona_new_like(PyObject *x) {
+    PyArrayObject *a = (PyArrayObject *)x;
+    return PyArray_SimpleNew(PyArray_NDIM(a), PyArray_DIMS(a), NPY_FLOAT32);
+}
+
+// Do two blocks of the same length overlap without being the same?
+static inline int sona_straddles(const void *a, const void *b, size_t bytes) {
+    const char *p = (const char *)a, *q = (const char *)b;
+    return p != q && p < q + bytes && q < p + bytes;
+}

@@ -1,0 +1,104 @@
+"""The arguments that each kernel takes, checked with one wording for both backends.
+
+Kernels take only arrays that are ready (exact dtype, C-contiguous, aligned): converting is the
+business of `as_vector` and `as_matrix`, at the door of the public classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from sona._core.arrays import FloatArray, as_matrix, as_vector, require, require_count
+from sona.errors import RangeError, ShapeError
+
+
+def as_factor(value: Any, shape: tuple[int, int], name: str) -> FloatArray:
+    """Return `value` as float32 of exactly `shape`."""
+    array = as_matrix(value, None, name)
+    if array.shape != shape:
+        raise ShapeError(f"`{name}` must have shape {shape}; got {array.shape}")
+    return array
+
+
+def check_step(
+    dim: int, x: Any, centroids: Any, values: Any, indices: Any, similarities: Any
+) -> None:
+    n = _shape(centroids, 2, "centroids")[0]
+    k = _shape(indices, 1, "indices")[0]
+    require(x, (dim,), np.float32, "x")
+    as_vector(x, dim, "x")
+    require(centroids, (n, dim), np.float32, "centroids")
+    require(values, (n,), np.float32, "values")
+    require_count(k, 1, n, "k")
+    require(indices, (k,), np.int64, "indices", writable=True)
+    require(similarities, (k,), np.float32, "similarities", writable=True)
+
+
+def check_assign(
+    points: Any, centroids: Any, labels: Any, similarities: Any, n_threads: int
+) -> None:
+    n, dim = _shape(points, 2, "points")
+    k = _shape(centroids, 2, "centroids")[0]
+    require(points, (n, dim), np.float32, "points")
+    require(centroids, (k, dim), np.float32, "centroids")
+    require_count(k, 1, None, "n_clusters")
+    require(labels, (n,), np.int32, "labels", writable=True)
+    require(similarities, (n,), np.float32, "similarities", writable=True)
+    require_count(n_threads, 1, None, "n_threads")
+
+
+def check_accumulate(points: Any, labels: Any, weights: Any, sums: Any, counts: Any) -> None:
+    n, dim = _shape(points, 2, "points")
+    k = _shape(sums, 2, "sums")[0]
+    require(points, (n, dim), np.float32, "points")
+    require(labels, (n,), np.int32, "labels")
+    if weights is not None:
+        require(weights, (n,), np.float64, "weights")
+    require(sums, (k, dim), np.float64, "sums", writable=True)
+    require(counts, (k,), np.float64, "counts", writable=True)
+
+
+def check_top_k(
+    rows: Any, n: int, queries: Any, indices: Any, similarities: Any, n_threads: int
+) -> None:
+    capacity, dim = _shape(rows, 2, "rows")
+    m = _shape(queries, 2, "queries")[0]
+    k = _shape(indices, 2, "indices")[1]
+    require(rows, (capacity, dim), np.float32, "rows")
+    require_count(n, 1, capacity, "n")
+    require(queries, (m, dim), np.float32, "queries")
+    require_count(k, 1, n, "k")
+    require(indices, (m, k), np.int64, "indices", writable=True)
+    require(similarities, (m, k), np.float32, "similarities", writable=True)
+    require_count(n_threads, 1, None, "n_threads")
+
+
+def check_rule(
+    target: float, temperature: float, rate: float, decay: float, max_norm: float
+) -> None:
+    """Raise RangeError unless the numbers of a decision step make sense (NaN never does)."""
+    if not 0.0 <= target <= 1.0:
+        raise RangeError(f"`target` must be in [0, 1]; got {target}")
+    if not 0.0 < temperature < np.inf:
+        raise RangeError(f"`temperature` must be positive; got {temperature}")
+    if not 0.0 <= rate < np.inf:
+        raise RangeError(f"`rate` must not be negative; got {rate}")
+    if not 0.0 <= decay <= 1.0:
+        raise RangeError(f"`decay` must be in [0, 1]; got {decay}")
+    if not max_norm > 0.0:
+        raise RangeError(f"`max_norm` must be positive; got {max_norm}")
+
+
+def refuse_label(labels: npt.NDArray[np.int32], row: int, n_clusters: int) -> NoReturn:
+    raise RangeError(f"`labels` must be in [0, {n_clusters}); got {labels[row]} at [{row}]")
+
+
+def _shape(x: Any, ndim: int, name: str) -> tuple[int, ...]:
+    """The shape of `x`, once it is known to have `ndim` dimensions."""
+    shape = getattr(x, "shape", ())
+    if len(shape) != ndim:
+        raise ShapeError(f"`{name}` must have {ndim} dimensions; got shape {shape}")
+    return tuple(shape)

@@ -1,0 +1,39 @@
+// What the Cython layer calls: whole operations, each built on the kernels of the active
+// instruction set. Arguments are checked before they come here.
+#pragma once
+
+#include "kernels.h"
+
+namespace sona {
+
+// Instruction sets that this binary holds and this CPU has, slowest first.
+int capability_count();
+const char* capability_name(int i);
+int capability_active();
+void capability_activate(int i);
+const Kernels& active();
+
+// y[i] = x[i] + scaling * B A x[i]. Returns the first row of x that is not finite, or n.
+Index lora_apply(const float* weights, Index dim, Index rank, float scaling, const float* x,
+                 Index n, float* y);
+
+struct DecisionStep {
+    float target, temperature, rate, decay, max_norm;
+};
+// floats of scratch that decision_step needs
+Index decision_scratch(Index dim, Index rank, Index k);
+double decision_step(float* weights, Index dim, Index rank, float scaling, const float* x,
+                     const float* centroids, Index n, const float* values, Index k,
+                     const DecisionStep& step, int64_t* indices, float* similarities,
+                     float* scratch);
+
+void assign(const float* points, Index n, const float* centroids, Index k, Index dim,
+            int32_t* labels, float* similarities, int n_threads);
+// Returns the first row whose label is outside [0, k), or n; nothing is added then.
+Index accumulate(const float* points, Index n, Index dim, const int32_t* labels,
+                 const double* weights, Index k, double* sums, double* counts);
+
+void top_k(const float* rows, Index n, Index dim, const float* queries, Index n_queries, Index k,
+           int64_t* indices, float* similarities, int n_threads);
+
+}  // namespace sona

@@ -1,0 +1,46 @@
+// The seam between the dispatcher and the code that is compiled once per instruction set.
+//
+// A kernel here is the inner loop only: it trusts its arguments (checked by _kernels.pyx), keeps
+// no state and allocates nothing. What surrounds the loops (heaps, softmax, threads) lives in
+// plain C++ files that carry no special compiler flags.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace sona {
+
+typedef ptrdiff_t Index;
+
+// Low-rank adapter: `weights` is (2 * rank, dim), rows of A first, then rows of B transposed.
+struct LoraKernels {
+    // hidden[j] = A_j . x
+    void (*project)(const float* weights, Index dim, Index rank, const float* x, float* hidden);
+    // y = x + sum_j coefficient[j] * B_j; y may be x
+    void (*expand)(const float* weights, Index dim, Index rank, const float* coefficient,
+                   const float* x, float* y);
+};
+
+// Rows against a vector. A row's result does not depend on where in the block the row lies, so
+// equal rows tie exactly.
+struct RowKernels {
+    // out[i] = rows_i . query
+    void (*dots)(const float* rows, Index n, Index dim, const float* query, float* out);
+    // out = sum_j weight[j] * rows[index[j]]
+    void (*blend)(const float* rows, Index dim, const int64_t* index, const float* weight, Index k,
+                  float* out);
+    // row = keep * row + step * direction
+    void (*mix)(float* row, Index dim, float keep, float step, const float* direction);
+    // sum += weight * row, in double
+    void (*add_row)(const float* row, Index dim, double weight, double* sum);
+    // 1 if every value is finite
+    int (*all_finite)(const float* values, Index n);
+};
+
+struct Kernels {
+    const char* name;
+    const LoraKernels* lora;
+    const RowKernels* rows;
+};
+
+}  // namespace sona

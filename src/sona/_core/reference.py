@@ -1,0 +1,352 @@
+"""The NumPy meaning of every kernel: the oracle of the tests and the fallback without a compiler.
+
+Each name here has a native twin in `_kernels` with the same signature, defaults and errors.
+Arrays that a kernel writes to are the caller's; a kernel keeps no reference to what it is given.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from sona._core import arrays, contracts
+from sona._core.arrays import FloatArray, as_matrix, as_vector
+from sona.errors import NonFiniteError
+
+__all__ = [
+    "LowRankAdapter",
+    "accumulate",
+    "as_matrix",
+    "as_vector",
+    "assign",
+    "decision_step",
+    "top_k",
+]
+
+# Keeps the loss finite when every pattern in sight agrees and the outcome does not.
+_EDGE = 1e-6
+# What is smaller than this share of its terms is what rounding left of a subtraction: patterns
+# that expect the same, or a pull along y only. It is no gradient, so nothing moves.
+_NOISE = 1e-6
+# Rows of an n x k product that are held at a time.
+_BLOCK = 1024
+
+
+class LowRankAdapter:
+    """The low-rank map y = x + scaling * B (A x), with its weights in one aligned block.
+
+    Parameters
+    ----------
+    dim : int
+        Length of x, at least 1.
+    rank : int
+        Rows of A and columns of B, at least 1.
+    scaling : float, default 1.0
+        Factor of the low-rank part.
+
+    Attributes
+    ----------
+    weights : ndarray of float32, shape (2 * rank, dim)
+        The adapter's own memory: rows of A, then rows of B transposed; starts at zero. Writing
+        to it changes the adapter.
+    lora_A, lora_B : ndarray of float32, shapes (rank, dim) and (dim, rank)
+        Views of `weights`; assignment copies the new values in.
+    dim, rank : int
+    scaling : float
+
+    Notes
+    -----
+    Concurrent calls of `apply` are safe. A call concurrent with a change of the weights sees any
+    mixture of old and new values.
+    """
+
+    def __init__(self, dim: int, rank: int, scaling: float = 1.0) -> None:
+        arrays.require_count(dim, 1, None, "dim")
+        arrays.require_count(rank, 1, None, "rank")
+        self._dim = dim
+        self._rank = rank
+        self._weights = arrays.aligned_zeros((2 * rank, dim))
+        self.scaling = scaling
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def weights(self) -> FloatArray:
+        return self._weights
+
+    @property
+    def scaling(self) -> float:
+        return self._scaling
+
+    @scaling.setter
+    def scaling(self, value: float) -> None:
+        if not np.isfinite(value):
+            raise NonFiniteError(f"`scaling` must be finite; got {value}")
+        self._scaling = float(value)
+
+    @property
+    def lora_A(self) -> FloatArray:
+        return self._weights[: self._rank]
+
+    @lora_A.setter
+    def lora_A(self, value: npt.ArrayLike) -> None:
+        self._weights[: self._rank] = contracts.as_factor(value, (self._rank, self._dim), "lora_A")
+
+    @property
+    def lora_B(self) -> FloatArray:
+        return self._weights[self._rank :].T
+
+    @lora_B.setter
+    def lora_B(self, value: npt.ArrayLike) -> None:
+        self._weights[self._rank :] = contracts.as_factor(
+            value, (self._dim, self._rank), "lora_B"
+        ).T
+
+    def apply(self, x: npt.ArrayLike, out: FloatArray | None = None) -> FloatArray:
+        """Return y = x + scaling * B (A x), for one vector or each row of a batch.
+
+        Parameters
+        ----------
+        x : array_like of shape (dim,) or (n, dim)
+            float32; float64 and lists are converted.
+        out : ndarray of float32, same shape as `x`, optional
+            Where to write the result; may be `x` itself. Must be C-contiguous and writable.
+
+        Returns
+        -------
+        ndarray of float32, same shape as `x`
+            `out` where it was given, else a new array.
+
+        Raises
+        ------
+        ShapeError, DTypeError
+            Nothing was written.
+        NonFiniteError
+            `x` holds a NaN or an infinity. A vector's `out` is untouched; of a batch, rows before
+            the offending one may have been written.
+
+        Notes
+        -----
+        Costs 4 * rank * dim floating-point operations per row.
+        """
+        batch = np.ndim(x) == 2
+        rows = as_matrix(x, self._dim, "x") if batch else as_vector(x, self._dim, "x")
+        if out is not None:
+            arrays.require(out, rows.shape, np.float32, "out", writable=True)
+        hidden = (rows @ self.lora_A.T) * np.float32(self._scaling)
+        return np.add(rows, hidden @ self._weights[self._rank :], out=out)
+
+
+def decision_step(
+    adapter: LowRankAdapter,
+    x: FloatArray,
+    centroids: FloatArray,
+    values: FloatArray,
+    target: float,
+    indices: npt.NDArray[np.int64],
+    similarities: FloatArray,
+    temperature: float,
+    rate: float,
+    decay: float,
+    max_norm: float,
+) -> float:
+    """Learn one outcome: descend the loss of the bank's own decision through the adapter.
+
+    With h = A x, y = x + s B h, u = y / |y|, z_j = u . p_j over the k nearest patterns,
+    a = softmax(z / temperature), e = sum a_j v_j, the loss is the cross-entropy
+    L = -[t log e + (1 - t) log(1 - e)] and
+
+        dL/de = (e - t) / (e (1 - e))      w_j = dL/dz_j = dL/de a_j (v_j - e) / temperature
+        g = dL/dy = (sum_j w_j p_j - (sum_j w_j z_j) u) / |y|
+        dL/dA = s (B^T g) x^T              dL/dB = s g h^T
+
+    The joint norm of both gradients is clipped to `max_norm`, then
+    W <- (1 - decay) W - rate dL/dW. Where the gradient is zero (nothing to tell apart, a zero
+    vector, weights all zero) nothing moves, decay included.
+
+    Parameters
+    ----------
+    adapter : LowRankAdapter
+        Its weights are updated.
+    x : ndarray of float32, shape (dim,)
+        The embedding as it came, before the adapter.
+    centroids : ndarray of float32, shape (n, dim)
+        Unit rows.
+    values : ndarray of float32, shape (n,)
+        What each pattern expects, in [0, 1].
+    target : float
+        What came out, in [0, 1].
+    indices : ndarray of int64, shape (k,)
+        Receives the k nearest patterns, best first; 1 <= k <= n.
+    similarities : ndarray of float32, shape (k,)
+        Receives their cosine similarities before the step.
+    temperature : float
+        Of the softmax over similarities, positive.
+    rate, decay, max_norm : float
+        Learning rate, share of the weights that each step forgets, bound of the gradient's norm.
+
+    Returns
+    -------
+    float
+        The expected value e before the step.
+
+    Raises
+    ------
+    ShapeError, DTypeError, NonFiniteError, RangeError
+        Nothing was changed.
+
+    Notes
+    -----
+    Costs 2 * n * dim operations for the search and about (2 * k + 12 * rank) * dim for the rest.
+    One step at a time per adapter; the native twin allocates nothing in the steady state.
+    """
+    contracts.check_step(adapter.dim, x, centroids, values, indices, similarities)
+    contracts.check_rule(target, temperature, rate, decay, max_norm)
+    scaling = adapter.scaling
+    hidden = adapter.lora_A @ x
+    y: FloatArray = x + np.float32(scaling) * (adapter.lora_B @ hidden)
+    norm = float(np.linalg.norm(y))
+    u: FloatArray = y / np.float32(norm) if norm > 0.0 else np.zeros_like(y)
+
+    top_k(centroids, len(centroids), u[None], indices[None], similarities[None])
+    logits = (similarities.astype(np.float64) - similarities[0]) / temperature
+    attention = np.exp(logits)
+    attention /= attention.sum()
+    seen = values[indices].astype(np.float64)
+    expected = float(attention @ seen)
+    if norm == 0.0:
+        return expected
+
+    e = min(max(expected, _EDGE), 1.0 - _EDGE)
+    share = attention * (seen - expected)
+    if np.abs(share).sum() <= _NOISE:
+        return expected
+    pull = (e - target) / (e * (1.0 - e) * temperature) * share
+    g = (pull @ centroids[indices] - (pull @ similarities) * u) / norm
+    if not np.linalg.norm(g) > _NOISE * np.abs(pull).sum() / norm:
+        return expected
+    back = adapter.lora_B.T @ g
+    length = abs(scaling) * np.sqrt((back @ back) * (x @ x) + (hidden @ hidden) * (g @ g))
+    if length > 0.0 and np.isfinite(length):
+        step = rate * scaling * min(1.0, max_norm / length)
+        new_A = (1.0 - decay) * adapter.lora_A - step * np.outer(back, x)
+        adapter.lora_B = (1.0 - decay) * adapter.lora_B - step * np.outer(g, hidden)
+        adapter.lora_A = new_A
+    return expected
+
+
+def assign(
+    points: FloatArray,
+    centroids: FloatArray,
+    labels: npt.NDArray[np.int32],
+    similarities: FloatArray,
+    n_threads: int = 1,
+) -> None:
+    """Give each point the centroid of largest inner product, the lower index where two tie.
+
+    Parameters
+    ----------
+    points : ndarray of float32, shape (n, dim)
+    centroids : ndarray of float32, shape (k, dim)
+        k at least 1.
+    labels : ndarray of int32, shape (n,)
+        Receives the centroid of each point.
+    similarities : ndarray of float32, shape (n,)
+        Receives the inner product with it.
+    n_threads : int, default 1
+        At least 1; the points are split evenly.
+
+    Raises
+    ------
+    ShapeError, DTypeError, RangeError
+        Nothing was written.
+    """
+    contracts.check_assign(points, centroids, labels, similarities, n_threads)
+    for start in range(0, len(points), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        products = points[part] @ centroids.T
+        labels[part] = products.argmax(axis=1)
+        similarities[part] = products.max(axis=1)
+
+
+def accumulate(
+    points: FloatArray,
+    labels: npt.NDArray[np.int32],
+    weights: npt.NDArray[np.float64] | None,
+    sums: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.float64],
+) -> None:
+    """Add each point, times its weight, to the sum of its cluster.
+
+    Parameters
+    ----------
+    points : ndarray of float32, shape (n, dim)
+    labels : ndarray of int32, shape (n,)
+        Each in [0, k).
+    weights : ndarray of float64, shape (n,), or None
+        None counts every point once.
+    sums : ndarray of float64, shape (k, dim)
+        Added to.
+    counts : ndarray of float64, shape (k,)
+        The weights are added to it.
+
+    Raises
+    ------
+    ShapeError, DTypeError, RangeError
+        Nothing was added.
+    """
+    contracts.check_accumulate(points, labels, weights, sums, counts)
+    outside = np.flatnonzero((labels < 0) | (labels >= len(sums)))
+    if outside.size:
+        contracts.refuse_label(labels, int(outside[0]), len(sums))
+    weighted = points.astype(np.float64)
+    if weights is not None:
+        weighted *= weights[:, None]
+    np.add.at(sums, labels, weighted)
+    np.add.at(counts, labels, 1.0 if weights is None else weights)
+
+
+def top_k(
+    rows: FloatArray,
+    n: int,
+    queries: FloatArray,
+    indices: npt.NDArray[np.int64],
+    similarities: FloatArray,
+    n_threads: int = 1,
+) -> None:
+    """Find for each query the k rows of largest inner product, best first, exactly.
+
+    Parameters
+    ----------
+    rows : ndarray of float32, shape (capacity, dim)
+        The store; rows from `n` on are not looked at.
+    n : int
+        Rows in use, at most capacity.
+    queries : ndarray of float32, shape (m, dim)
+    indices : ndarray of int64, shape (m, k)
+        Receives row numbers; equal similarities go by lower row number. 1 <= k <= n.
+    similarities : ndarray of float32, shape (m, k)
+        Receives the inner products.
+    n_threads : int, default 1
+        At least 1; the queries are split evenly.
+
+    Raises
+    ------
+    ShapeError, DTypeError, RangeError
+        Nothing was written.
+    """
+    contracts.check_top_k(rows, n, queries, indices, similarities, n_threads)
+    k = indices.shape[1]
+    for i, query in enumerate(queries):
+        products = rows[:n] @ query
+        # Everything that reaches the k-th best value, so that ties go by row number.
+        candidates = np.flatnonzero(products >= np.partition(products, n - k)[n - k])
+        order = np.argsort(-products[candidates], kind="stable")[:k]
+        indices[i] = candidates[order]
+        similarities[i] = products[candidates[order]]

@@ -1,0 +1,86 @@
+// Rows against one vector: inner products, weighted sums, finiteness.
+#include "../kernels.h"
+#include "simd.h"
+
+namespace {
+using sona::Index;
+
+// One accumulator per row, whatever R is: the order of summation, and so the last bit, must not
+// depend on a row's place. Eight rows at a time are enough chains to hide the latency.
+template <int R>
+SONA_INLINE void dots_block(const float* rows, Index dim, const float* query, float* out) {
+    vf sum[R];
+    SONA_UNROLL for (int r = 0; r < R; ++r) sum[r] = vzero();
+    Index i = 0;
+    for (; i + W <= dim; i += W) {
+        const vf q = vload(query + i);
+        SONA_UNROLL for (int r = 0; r < R; ++r)
+            sum[r] = vfma(vload(rows + r * dim + i), q, sum[r]);
+    }
+    if (i < dim) {
+        const vf q = vload(query + i, dim - i);
+        SONA_UNROLL for (int r = 0; r < R; ++r)
+            sum[r] = vfma(vload(rows + r * dim + i, dim - i), q, sum[r]);
+    }
+    SONA_UNROLL for (int r = 0; r < R; ++r) out[r] = vsum(sum[r]);
+}
+
+void dots(const float* rows, Index n, Index dim, const float* query, float* out) {
+    for (; n >= 8; n -= 8, rows += 8 * dim, out += 8) dots_block<8>(rows, dim, query, out);
+    for (; n >= 2; n -= 2, rows += 2 * dim, out += 2) dots_block<2>(rows, dim, query, out);
+    if (n) dots_block<1>(rows, dim, query, out);
+}
+
+void blend(const float* rows, Index dim, const int64_t* index, const float* weight, Index k,
+           float* out) {
+    Index i = 0;
+    for (; i + 4 * W <= dim; i += 4 * W) {
+        vf sum[4] = {vzero(), vzero(), vzero(), vzero()};
+        for (Index j = 0; j < k; ++j) {
+            const vf w = vset(weight[j]);
+            const float* row = rows + index[j] * dim + i;
+            SONA_UNROLL for (int u = 0; u < 4; ++u) sum[u] = vfma(w, vload(row + u * W), sum[u]);
+        }
+        SONA_UNROLL for (int u = 0; u < 4; ++u) vstore(out + i + u * W, sum[u]);
+    }
+    for (; i < dim; i += W) {
+        const Index m = dim - i < W ? dim - i : W;
+        vf sum = vzero();
+        for (Index j = 0; j < k; ++j)
+            sum = vfma(vset(weight[j]), vload(rows + index[j] * dim + i, m), sum);
+        vstore(out + i, sum, m);
+    }
+}
+
+void mix(float* row, Index dim, float keep, float step, const float* direction) {
+    const vf k = vset(keep), s = vset(step);
+    Index i = 0;
+    for (; i + W <= dim; i += W)
+        vstore(row + i, vfma(s, vload(direction + i), vmul(k, vload(row + i))));
+    if (i < dim) {
+        const vf old = vload(row + i, dim - i);
+        vstore(row + i, vfma(s, vload(direction + i, dim - i), vmul(k, old)), dim - i);
+    }
+}
+
+void add_row(const float* row, Index dim, double weight, double* sum) {
+    for (Index i = 0; i < dim; ++i) sum[i] += weight * (double)row[i];
+}
+
+// A float is infinite or NaN exactly when its exponent bits are all set. Integer arithmetic, so
+// that the test survives every floating-point flag.
+int all_finite(const float* values, Index n) {
+    uint32_t bad = 0;
+    for (Index i = 0; i < n; ++i) {
+        uint32_t bits;
+        memcpy(&bits, values + i, 4);
+        bad |= (uint32_t)((bits & 0x7f800000u) == 0x7f800000u);
+    }
+    return bad == 0;
+}
+}  // namespace
+
+namespace sona {
+extern const RowKernels SONA_EXPORT(rows);
+const RowKernels SONA_EXPORT(rows) = {dots, blend, mix, add_row, all_finite};
+}  // namespace sona
