@@ -12,7 +12,7 @@ ROOT = Path(sona.__file__).parent
 # Rooms from the ground up; a room imports only from rooms on the floors below, or its own.
 FLOORS = [
     {"errors"},
-    {"types", "config"},
+    {"types", "checks", "config"},
     {"wire", "_core"},
     {"learning"},
     {"engine"},

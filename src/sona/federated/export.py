@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona import wire
+from sona.checks import check_text
 from sona.errors import FormatError, NonFiniteError, RangeError, ShapeError
 from sona.types import ArrayLike, FloatArray, Record
 
@@ -27,7 +28,6 @@ __all__ = ["AgentExport", "AgentExportStats", "TrajectoryExport", "TrajectoryTab
 
 _KIND = "sona.export"
 _VERSION = 1
-_MAX_TEXT = 1_024
 
 
 class TrajectoryExport(Record, frozen=True, eq=False):
@@ -121,9 +121,10 @@ class TrajectoryTable(Sequence[TrajectoryExport]):
                     f" row; got {vector.shape}"
                 )
         for index, row in enumerate(rows):
-            _check_text(f"trajectories[{index}].route", row.route)
+            if row.route is not None:
+                check_text(f"trajectories[{index}].route", row.route)
             for tag in row.context:
-                _check_text(f"trajectories[{index}].context", tag)
+                check_text(f"trajectories[{index}].context", tag)
         return cls(
             np.stack(vectors) if vectors else np.empty((0, 0), np.float32),
             np.array([row.quality for row in rows], np.float64),
@@ -255,7 +256,7 @@ class AgentExport:
         session_duration_ms: int = 0,
         timestamp: int = 0,
     ) -> None:
-        _check_text("agent_id", agent_id)
+        check_text("agent_id", agent_id)
         if not isinstance(trajectories, TrajectoryTable):
             trajectories = TrajectoryTable.from_rows(trajectories)
         if stats is None:
@@ -467,7 +468,7 @@ def _read_table(texts: list[str], tensors: dict[str, NDArray[Any]]) -> Trajector
     if last != len(tags) or (rows and (ends[0] < 0 or (np.diff(ends) < 0).any())):
         raise FormatError("`data`: 'context_ends' must rise to the number of tags")
     for text in texts:
-        _check_text("texts", text, FormatError)
+        check_text("texts", text, FormatError)
     starts = np.concatenate([[0], ends[:-1]]) if rows else ends
     words = [texts[tag] for tag in tags.tolist()]
     return TrajectoryTable(
@@ -481,10 +482,3 @@ def _read_table(texts: list[str], tensors: dict[str, NDArray[Any]]) -> Trajector
         ],
     )
 
-
-def _check_text(name: str, text: object, error: type[Exception] = RangeError) -> None:
-    if text is None:
-        return
-    if not isinstance(text, str) or not 0 < len(text) <= _MAX_TEXT:
-        shown = repr(text) if not isinstance(text, str) else f"{len(text)} characters"
-        raise error(f"`{name}` must be a string of 1 to {_MAX_TEXT} characters; got {shown}")

@@ -1,0 +1,52 @@
+"""What a number or a text must be before sona takes it, and the words that refuse it.
+
+Arrays are checked by :mod:`sona._core`, which does it without copying.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sona.errors import DTypeError, NonFiniteError, RangeError, SonaError
+
+__all__ = ["check_count", "check_number", "check_quality", "check_text"]
+
+_MAX_TEXT = 1_024
+
+
+def check_quality(name: str, value: object) -> float:
+    """Return `value` as a float in [0, 1]."""
+    return check_number(name, value, 0.0, 1.0)
+
+
+def check_number(name: str, value: object, low: float, high: float) -> float:
+    """Return `value` as a finite float in [low, high]."""
+    if type(value) is not float:
+        if isinstance(value, bool | np.bool_) or not isinstance(
+            value, int | float | np.floating | np.integer
+        ):
+            raise DTypeError(f"`{name}` must be a number in [{low:g}, {high:g}]; got {value!r}")
+        value = float(value)
+    if not low <= value <= high:
+        error = RangeError if math.isfinite(value) else NonFiniteError
+        raise error(f"`{name}` must be in [{low:g}, {high:g}]; got {value}")
+    return value
+
+
+def check_count(name: str, value: object, low: int = 1) -> int:
+    """Return `value` as an int that is at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise DTypeError(f"`{name}` must be an integer; got {value!r}")
+    if value < low:
+        raise RangeError(f"`{name}` must be at least {low}; got {value}")
+    return int(value)
+
+
+def check_text(name: str, text: object, error: type[SonaError] = RangeError) -> str:
+    """Return `text` if it is a string of 1 to 1024 characters."""
+    if not isinstance(text, str) or not 0 < len(text) <= _MAX_TEXT:
+        shown = f"{len(text)} characters" if isinstance(text, str) else repr(text)
+        raise error(f"`{name}` must be a string of 1 to {_MAX_TEXT} characters; got {shown}")
+    return text

@@ -1,0 +1,199 @@
+"""The short-lived side of a fleet: learns while it works, exports before it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sona.checks import check_text
+from sona.config import SonaConfig
+from sona.engine import SonaEngine
+from sona.federated.export import AgentExport, AgentExportStats, TrajectoryTable
+from sona.federated.warm_start import WarmStart
+from sona.types import ArrayLike, FloatArray, LearnResult, RouteDecision
+
+__all__ = ["EphemeralAgent"]
+
+
+class EphemeralAgent:
+    """An agent that lives for a session and leaves its experience behind.
+
+    Parameters
+    ----------
+    agent_id : str
+        Name of the agent; two agents that live at the same time must not share one.
+    config : SonaConfig, optional
+        Settings of its engine; the ephemeral preset if not given.
+    warm_start : WarmStart, optional
+        What the fleet has learned, from :meth:`FederatedCoordinator.warm_start`.
+
+    Raises
+    ------
+    ShapeError
+        If the warm start was made for other dimensions.
+
+    Notes
+    -----
+    Safe to use from several threads. Everything the agent processes is kept until it ends,
+    because a later export of the session supersedes the earlier ones: 4 bytes per dimension and
+    request.
+
+    Examples
+    --------
+    >>> from sona.federated import EphemeralAgent
+    >>> agent = EphemeralAgent.default_federated("agent-1", hidden_dim=4)
+    >>> agent.process_trajectory([1, 0, 0, 0], [0, 1, 0, 0], quality=0.8, route="small-model")
+    >>> agent.trajectory_count, agent.avg_quality
+    (1, 0.8)
+    >>> agent.export_state().trajectories[0].route
+    'small-model'
+    """
+
+    def __init__(
+        self,
+        agent_id: str,
+        config: SonaConfig | None = None,
+        warm_start: WarmStart | None = None,
+    ) -> None:
+        self._agent_id = check_text("agent_id", agent_id)
+        config = SonaConfig.for_ephemeral() if config is None else config
+        self._engine = SonaEngine(config)
+        if warm_start is not None:
+            warm_start.apply_to(self._engine)
+        self._lock = threading.Lock()
+        # The wall clock says when the session began; a monotonic one measures it from there, so
+        # that every export of the session agrees on its start whatever the wall clock does.
+        self._started_ms = time.time_ns() // 1_000_000
+        self._started_ns = time.monotonic_ns()
+        self._embeddings = np.empty((64, config.embedding_dim_), np.float32)
+        self._quality: list[float] = []
+        self._timestamps: list[int] = []
+        self._routes: list[str | None] = []
+        self._contexts: list[tuple[str, ...]] = []
+
+    @classmethod
+    def default_federated(
+        cls, agent_id: str, hidden_dim: int = 384, warm_start: WarmStart | None = None
+    ) -> EphemeralAgent:
+        """Make an agent with the ephemeral preset."""
+        return cls(agent_id, SonaConfig.for_ephemeral(hidden_dim=hidden_dim), warm_start)
+
+    @property
+    def agent_id(self) -> str:
+        """Name of the agent."""
+        return self._agent_id
+
+    @property
+    def engine(self) -> SonaEngine:
+        """The agent's engine; what is recorded on it directly is learned but not exported."""
+        return self._engine
+
+    @property
+    def trajectory_count(self) -> int:
+        """Requests processed in this session."""
+        return len(self._quality)
+
+    @property
+    def avg_quality(self) -> float:
+        """Mean quality of the session; 0.0 before the first request."""
+        return sum(self._quality) / len(self._quality) if self._quality else 0.0
+
+    def process_trajectory(
+        self,
+        embedding: ArrayLike,
+        activations: ArrayLike,
+        quality: float,
+        route: str | None = None,
+        context: Sequence[str] = (),
+    ) -> None:
+        """Learn from one finished request and keep it for the export.
+
+        Parameters
+        ----------
+        embedding : array_like of shape (embedding_dim,)
+            The query.
+        activations : array_like of shape (hidden_dim,)
+            Hidden state that the request produced; the embedding itself will do.
+        quality : float
+            Outcome in [0, 1].
+        route : str, optional
+            The choice that was made.
+        context : sequence of str, optional
+            Free tags.
+
+        Raises
+        ------
+        ShapeError, DTypeError, NonFiniteError, RangeError
+            If an argument is refused; agent and engine are as they were.
+        """
+        builder = self._engine.begin_trajectory(embedding)
+        builder.add_step(activations, quality)
+        if route is not None:
+            builder.set_model_route(route)
+        for tag in context:
+            builder.add_context(tag)
+        with self._lock:
+            trajectory = self._engine.end_trajectory(builder, quality)
+            if trajectory is None:  # the engine is switched off: nothing is recorded
+                return
+            row = len(self._quality)
+            if row == len(self._embeddings):
+                self._embeddings = np.concatenate([self._embeddings, self._embeddings])
+            self._embeddings[row] = trajectory.embedding
+            self._quality.append(trajectory.quality)
+            self._timestamps.append(trajectory.timestamp)
+            self._routes.append(route)
+            self._contexts.append(trajectory.context)
+
+    def apply_micro_lora(self, x: ArrayLike, out: FloatArray | None = None) -> FloatArray:
+        """Adapt hidden states; see :meth:`SonaEngine.apply_micro_lora`."""
+        return self._engine.apply_micro_lora(x, out)
+
+    def route(
+        self,
+        embedding: ArrayLike,
+        routes: Sequence[str] | None = None,
+        costs: Mapping[str, float] | None = None,
+        cost_weight: float = 0.0,
+        explore: bool = False,
+    ) -> RouteDecision:
+        """Choose a route; see :meth:`SonaEngine.route`."""
+        return self._engine.route(embedding, routes, costs, cost_weight, explore)
+
+    def force_learn(self) -> LearnResult:
+        """Run a background cycle now; see :meth:`SonaEngine.force_learn`."""
+        return self._engine.force_learn()
+
+    def export_state(self) -> AgentExport:
+        """Return everything this session learned from.
+
+        May be called again: a later export supersedes the earlier ones at the coordinator. Runs
+        a background cycle first, so that the agent itself has learned all it hands on.
+        """
+        self._engine.force_learn()
+        with self._lock:
+            count = len(self._quality)
+            table = TrajectoryTable(
+                self._embeddings[:count].copy(),
+                np.array(self._quality, np.float64),
+                np.array(self._timestamps, np.int64),
+                tuple(self._routes),
+                tuple(self._contexts),
+            )
+        duration = (time.monotonic_ns() - self._started_ns) // 1_000_000
+        stats = AgentExportStats(
+            count,
+            float(table.quality.mean()) if count else 0.0,
+            self._engine.stats().patterns_stored,
+        )
+        return AgentExport(self._agent_id, table, stats, duration, self._started_ms + duration)
+
+    def __repr__(self) -> str:
+        return f"EphemeralAgent({self._agent_id!r}, trajectories={self.trajectory_count})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an agent is not pickled; send agent.export_state().to_bytes() instead")

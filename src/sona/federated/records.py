@@ -1,0 +1,115 @@
+"""What a coordinator says about itself and about what it was sent."""
+
+from __future__ import annotations
+
+from sona.types import Record
+
+__all__ = ["AgentContribution", "AggregationResult", "CoordinatorMetrics", "CoordinatorStats"]
+
+
+class AggregationResult(Record, frozen=True, eq=False):
+    """What became of one export.
+
+    Attributes
+    ----------
+    agent_id : str
+        Who sent it.
+    trajectories_accepted, trajectories_rejected : int
+        Rows at or above the quality threshold; all others.
+    consolidated : bool
+        True when this export made a consolidation due and it ran.
+    total_agents, total_trajectories : int
+        Distinct agents and distinct accepted trajectories held now.
+    duplicate : bool
+        True when the export, or a later one of its session, was held already: nothing changed.
+    reasons : dict of str to int
+        Why rows were rejected, and how many for each reason.
+    """
+
+    agent_id: str
+    trajectories_accepted: int
+    trajectories_rejected: int
+    consolidated: bool
+    total_agents: int
+    total_trajectories: int
+    duplicate: bool
+    reasons: dict[str, int]
+
+
+class AgentContribution(Record, frozen=True, eq=False):
+    """What one agent contributed, over all its sessions.
+
+    Attributes
+    ----------
+    trajectory_count : int
+        Well-formed trajectories held, failures included.
+    avg_quality : float
+        Their mean quality, computed from what was received.
+    timestamp : int
+        Latest export, milliseconds since the epoch by the agent's clock.
+    session_duration_ms : int
+        Sum over the sessions.
+    sessions : int
+        Number of sessions.
+    """
+
+    trajectory_count: int
+    avg_quality: float
+    timestamp: int
+    session_duration_ms: int
+    sessions: int
+
+
+class CoordinatorStats(Record, frozen=True, eq=False):
+    """The coordinator at one moment.
+
+    Attributes
+    ----------
+    coordinator_id : str
+    total_agents, total_trajectories : int
+        Distinct agents; distinct accepted trajectories.
+    patterns_learned : int
+        Patterns of the master engine.
+    avg_quality : float
+        Mean quality of all well-formed trajectories held, failures included.
+    quality_threshold : float
+    """
+
+    coordinator_id: str
+    total_agents: int
+    total_trajectories: int
+    patterns_learned: int
+    avg_quality: float
+    quality_threshold: float
+
+    def __str__(self) -> str:
+        return (
+            f"Coordinator(id={self.coordinator_id}, agents={self.total_agents},"
+            f" trajectories={self.total_trajectories}, patterns={self.patterns_learned},"
+            f" avg_quality={self.avg_quality:.4f})"
+        )
+
+
+class CoordinatorMetrics(Record, frozen=True, eq=False):
+    """Counters since the coordinator was started.
+
+    Attributes
+    ----------
+    exports_aggregated, exports_duplicate, exports_refused : int
+        What became of the exports.
+    consolidations : int
+        How often the master engine learned from everything held.
+    trajectories_held : int
+        Well-formed trajectories, failures included.
+    quality_p05, quality_p50, quality_p95 : float
+        Percentiles of their quality; 0.0 while there are none.
+    """
+
+    exports_aggregated: int
+    exports_duplicate: int
+    exports_refused: int
+    consolidations: int
+    trajectories_held: int
+    quality_p05: float
+    quality_p50: float
+    quality_p95: float
