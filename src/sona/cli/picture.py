@@ -1,0 +1,70 @@
+"""The picture of the demo: what the fleet learned, and what it is worth to a new agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sona.errors import MissingExtraError
+from sona.types import LearnedPattern
+
+if TYPE_CHECKING:
+    from sona.cli.demo import DemoResult
+
+__all__ = ["demo"]
+
+_COLUMNS, _ROWS = 10, 5
+
+
+def demo(result: DemoResult, path: str) -> None:
+    """Write the largest patterns as images with their best route, and the growth curve, as PNG."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError(
+            "the picture needs matplotlib; install it with: pip install 'sona[demo]'"
+        ) from None
+    figure = Figure(figsize=(11, 9.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[2.2, 1])
+    colours = {route: f"C{index}" for index, route in enumerate(result.routes)}
+    upper.suptitle("The fleet's largest patterns and the route each has found best")
+    grid = upper.subplots(_ROWS, _COLUMNS, squeeze=False).ravel()
+    shown = result.patterns[: len(grid)]
+    for axes in grid:
+        axes.axis("off")
+    for axes, pattern in zip(grid, shown, strict=False):
+        _draw(axes, pattern, colours)
+    _grow(lower.subplots(), result)
+    figure.savefig(path, dpi=110)
+
+
+def _draw(axes: Any, pattern: LearnedPattern, colours: dict[str, str]) -> None:
+    axes.imshow(pattern.centroid.reshape(8, 8), cmap="gray_r")
+    tried = {route: stats for route, stats in pattern.routes.items() if stats.count > 0}
+    if not tried:
+        axes.set_title("untried", fontsize=7)
+        return
+    # One prior failure and success each: a single lucky hit is not the best route yet.
+    best = max(
+        tried, key=lambda r: (tried[r].mean * tried[r].count + 1.0) / (tried[r].count + 2.0)
+    )
+    axes.set_title(
+        f"{best}\n{tried[best].mean:.2f} of {tried[best].count:.0f}",
+        fontsize=7,
+        color=colours.get(best, "black"),
+    )
+
+
+def _grow(axes: Any, result: DemoResult) -> None:
+    exports, quality = zip(*result.growth, strict=True)
+    axes.plot(exports, quality, marker="o", label="new agent, started warm")
+    for height, label, style in (
+        (result.oracle, "oracle", ":"),
+        (result.own, "agent with only its own experience", "--"),
+        (result.best_single, "best single route", "-."),
+    ):
+        axes.axhline(height, linestyle=style, color="gray")
+        axes.annotate(label, (exports[-1], height), ha="right", va="bottom", fontsize=8)
+    axes.set(xlabel="agents merged", ylabel="quality of the first decision", ylim=(0.0, 1.05))
+    axes.legend(loc="lower right")
