@@ -15,6 +15,7 @@ __all__ = [
     "IntegrityError",
     "MissingExtraError",
     "NonFiniteError",
+    "NotFittedError",
     "RangeError",
     "ShapeError",
     "SonaError",
@@ -69,3 +70,7 @@ class StoreError(SonaError, RuntimeError):
 
 class MissingExtraError(SonaError, ImportError):
     """An optional library is not installed; the message names the extra that brings it."""
+
+
+class NotFittedError(SonaError, ValueError, AttributeError):
+    """An estimator was asked for a result before `fit`."""

@@ -35,6 +35,7 @@ __all__ = [
     "decision_step",
     "forced",
     "top_k",
+    "unit_rows",
 ]
 
 _RISING = {"baseline": 0, "avx2": 1, "neon": 1, "avx512": 2, "avx512vnni": 3}
@@ -79,6 +80,7 @@ if TYPE_CHECKING or backend == "native":
         assign,
         decision_step,
         top_k,
+        unit_rows,
     )
 else:
     from sona._core.reference import (
@@ -89,6 +91,7 @@ else:
         assign,
         decision_step,
         top_k,
+        unit_rows,
     )
 
 

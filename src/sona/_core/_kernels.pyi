@@ -47,6 +47,7 @@ def decision_step(
     decay: float,
     max_norm: float,
 ) -> float: ...
+def unit_rows(x: FloatArray) -> FloatArray: ...
 def assign(
     points: FloatArray,
     centroids: FloatArray,

@@ -19,9 +19,12 @@ cdef extern from "borrow.h":
     void* sona_data(object x)
     object sona_new_like(object x)
     bint sona_straddles(const void* a, const void* b, size_t size)
+    void* release_gil "sona_release_gil"(double work)
+    void retake_gil "sona_retake_gil"(void* thread)
 
 cdef extern from "core.h" namespace "sona" nogil:
     cdef struct RowKernels:
+        double (*unit)(const float* row, Py_ssize_t dim, float* unit)
         int (*all_finite)(const float* values, Py_ssize_t n)
     cdef struct Kernels:
         const RowKernels* rows
@@ -33,7 +36,7 @@ cdef extern from "core.h" namespace "sona" nogil:
     void capability_activate(int i)
     const Kernels& active()
     Py_ssize_t lora_apply(const float* weights, Py_ssize_t dim, Py_ssize_t rank, float scaling,
-                          const float* x, Py_ssize_t n, float* y) except +
+                          const float* x, Py_ssize_t n, float* y)
     Py_ssize_t decision_scratch(Py_ssize_t dim, Py_ssize_t rank, Py_ssize_t k)
     double _decision_step "sona::decision_step"(
         float* weights, Py_ssize_t dim, Py_ssize_t rank, float scaling, const float* x,
@@ -41,20 +44,16 @@ cdef extern from "core.h" namespace "sona" nogil:
         const DecisionStep& step, int64_t* indices, float* similarities, float* scratch)
     void _assign "sona::assign"(
         const float* points, Py_ssize_t n, const float* centroids, Py_ssize_t k, Py_ssize_t dim,
-        int32_t* labels, float* similarities, int n_threads) except +
+        int32_t* labels, float* similarities, int n_threads)
     Py_ssize_t _accumulate "sona::accumulate"(
         const float* points, Py_ssize_t n, Py_ssize_t dim, const int32_t* labels,
         const double* weights, Py_ssize_t k, double* sums, double* counts)
     void _top_k "sona::top_k"(
         const float* rows, Py_ssize_t n, Py_ssize_t dim, const float* queries,
         Py_ssize_t n_queries, Py_ssize_t k, int64_t* indices, float* similarities,
-        int n_threads) except +
+        int n_threads)
 
 _import_array()
-
-# Handing the GIL over and taking it back costs about 50 ns and invites a switch of threads; below
-# some 20 microseconds of work (about this many multiply-adds) that is a loss for everyone.
-cdef double RELEASE_ABOVE = 400_000.0
 
 
 def capabilities() -> list[str]:
@@ -147,6 +146,7 @@ cdef class LowRankAdapter:
         cdef Py_ssize_t n = 1, bad
         cdef const float* source
         cdef float* target
+        cdef void* thread
         if self.block == NULL:
             raise TypeError("the adapter's __init__ was not called")
         if sona_is_ready(x, NPY_FLOAT32, 1) and sona_dim(x, 0) == self.dim:
@@ -167,13 +167,9 @@ cdef class LowRankAdapter:
         if sona_straddles(source, target, n * self.dim * sizeof(float)):
             x = x.copy()
             source = <const float*>sona_data(x)
-        if <double>n * self.dim * self.rank < RELEASE_ABOVE:
-            bad = lora_apply(self.block, self.dim, self.rank, <float>self._scaling, source, n,
-                             target)
-        else:
-            with nogil:
-                bad = lora_apply(self.block, self.dim, self.rank, <float>self._scaling, source, n,
-                                 target)
+        thread = release_gil(<double>n * self.dim * self.rank)
+        bad = lora_apply(self.block, self.dim, self.rank, <float>self._scaling, source, n, target)
+        retake_gil(thread)
         if bad < n:
             # A row was not finite; the slow check finds it again and names it.
             self._as_input(x)
@@ -229,6 +225,25 @@ def decision_step(adapter, x, centroids, values, target, indices, similarities, 
         <int64_t*>sona_data(indices), <float*>sona_data(similarities), scratch)
 
 
+def unit_rows(x):
+    cdef Py_ssize_t n = 1, dim, i
+    if sona_is_ready(x, NPY_FLOAT32, 1):
+        dim = sona_dim(x, 0)
+    else:
+        if not sona_is_ready(x, NPY_FLOAT32, 2):
+            contracts.check_unit_rows(x)
+        n, dim = sona_dim(x, 0), sona_dim(x, 1)
+    cdef object out = sona_new_like(x)
+    cdef const float* row = <const float*>sona_data(x)
+    cdef float* unit = <float*>sona_data(out)
+    cdef const RowKernels* rows = active().rows
+    cdef void* thread = release_gil(<double>n * dim)
+    for i in range(n):
+        rows.unit(row + i * dim, dim, unit + i * dim)
+    retake_gil(thread)
+    return out
+
+
 def assign(points, centroids, labels, similarities, n_threads=1):
     contracts.check_assign(points, centroids, labels, similarities, n_threads)
     cdef Py_ssize_t n = sona_dim(points, 0), k = sona_dim(centroids, 0), dim = sona_dim(points, 1)
@@ -274,8 +289,6 @@ def top_k(rows, n, queries, indices, similarities, n_threads=1):
     cdef const float* query = <const float*>sona_data(queries)
     cdef int64_t* index = <int64_t*>sona_data(indices)
     cdef float* similarity = <float*>sona_data(similarities)
-    if <double>used * dim * m < RELEASE_ABOVE:
-        _top_k(row, used, dim, query, m, k, index, similarity, threads)
-    else:
-        with nogil:
-            _top_k(row, used, dim, query, m, k, index, similarity, threads)
+    cdef void* thread = release_gil(<double>used * dim * m)
+    _top_k(row, used, dim, query, m, k, index, similarity, threads)
+    retake_gil(thread)

@@ -9,7 +9,7 @@ const Index BLOCK = 256;
 }
 
 void assign(const float* points, Index n, const float* centroids, Index k, Index dim,
-            int32_t* labels, float* similarities, int n_threads) {
+            int32_t* labels, float* similarities, int n_threads) noexcept {
     const RowKernels& rows = *active().rows;
     parallel_rows(n, n_threads, [=, &rows](Index begin, Index end) {
         float products[BLOCK];
@@ -29,7 +29,7 @@ void assign(const float* points, Index n, const float* centroids, Index k, Index
 }
 
 Index accumulate(const float* points, Index n, Index dim, const int32_t* labels,
-                 const double* weights, Index k, double* sums, double* counts) {
+                 const double* weights, Index k, double* sums, double* counts) noexcept {
     for (Index i = 0; i < n; ++i)
         if (labels[i] < 0 || labels[i] >= k) return i;
     const RowKernels& rows = *active().rows;

@@ -37,6 +37,12 @@ def check_step(
     require(similarities, (k,), np.float32, "similarities", writable=True)
 
 
+def check_unit_rows(x: Any) -> None:
+    if getattr(x, "ndim", 0) not in (1, 2):
+        raise ShapeError(f"`x` must have shape (dim,) or (n, dim); got {np.shape(x)}")
+    require(x, x.shape, np.float32, "x")
+
+
 def check_assign(
     points: Any, centroids: Any, labels: Any, similarities: Any, n_threads: int
 ) -> None:

@@ -1,5 +1,6 @@
 // What the Cython layer calls: whole operations, each built on the kernels of the active
-// instruction set. Arguments are checked before they come here.
+// instruction set. Arguments are checked before they come here, and
+// nothing throws: the callers may not hold the GIL.
 #pragma once
 
 #include "kernels.h"
@@ -15,7 +16,7 @@ const Kernels& active();
 
 // y[i] = x[i] + scaling * B A x[i]. Returns the first row of x that is not finite, or n.
 Index lora_apply(const float* weights, Index dim, Index rank, float scaling, const float* x,
-                 Index n, float* y);
+                 Index n, float* y) noexcept;
 
 struct DecisionStep {
     float target, temperature, rate, decay, max_norm;
@@ -25,15 +26,15 @@ Index decision_scratch(Index dim, Index rank, Index k);
 double decision_step(float* weights, Index dim, Index rank, float scaling, const float* x,
                      const float* centroids, Index n, const float* values, Index k,
                      const DecisionStep& step, int64_t* indices, float* similarities,
-                     float* scratch);
+                     float* scratch) noexcept;
 
 void assign(const float* points, Index n, const float* centroids, Index k, Index dim,
-            int32_t* labels, float* similarities, int n_threads);
+            int32_t* labels, float* similarities, int n_threads) noexcept;
 // Returns the first row whose label is outside [0, k), or n; nothing is added then.
 Index accumulate(const float* points, Index n, Index dim, const int32_t* labels,
-                 const double* weights, Index k, double* sums, double* counts);
+                 const double* weights, Index k, double* sums, double* counts) noexcept;
 
 void top_k(const float* rows, Index n, Index dim, const float* queries, Index n_queries, Index k,
-           int64_t* indices, float* similarities, int n_threads);
+           int64_t* indices, float* similarities, int n_threads) noexcept;
 
 }  // namespace sona

@@ -33,6 +33,8 @@ struct RowKernels {
     void (*mix)(float* row, Index dim, float keep, float step, const float* direction);
     // sum += weight * row, in double
     void (*add_row)(const float* row, Index dim, double weight, double* sum);
+    // unit = row / |row|, the length taken in double; a zero row stays zero. Returns |row|.
+    double (*unit)(const float* row, Index dim, float* unit);
     // 1 if every value is finite
     int (*all_finite)(const float* values, Index n);
 };

@@ -17,7 +17,7 @@ const double NOISE = 1e-6;
 }  // namespace
 
 Index lora_apply(const float* weights, Index dim, Index rank, float scaling, const float* x,
-                 Index n, float* y) {
+                 Index n, float* y) noexcept {
     const LoraKernels& lora = *active().lora;
     float on_stack[STACK_RANK];
     std::vector<float> on_heap((size_t)(rank > STACK_RANK ? rank : 0));
@@ -52,7 +52,7 @@ Index decision_scratch(Index dim, Index rank, Index k) { return 2 * dim + 2 * ra
 double decision_step(float* weights, Index dim, Index rank, float scaling, const float* x,
                      const float* centroids, Index n, const float* values, Index k,
                      const DecisionStep& step, int64_t* indices, float* similarities,
-                     float* scratch) {
+                     float* scratch) noexcept {
     const LoraKernels& lora = *active().lora;
     const RowKernels& rows = *active().rows;
     float* y = scratch;

@@ -21,6 +21,7 @@ __all__ = [
     "assign",
     "decision_step",
     "top_k",
+    "unit_rows",
 ]
 
 # Keeps the loss finite when every pattern in sight agrees and the outcome does not.
@@ -104,9 +105,8 @@ class LowRankAdapter:
 
     @lora_B.setter
     def lora_B(self, value: npt.ArrayLike) -> None:
-        self._weights[self._rank :] = contracts.as_factor(
-            value, (self._dim, self._rank), "lora_B"
-        ).T
+        factor = contracts.as_factor(value, (self._dim, self._rank), "lora_B")
+        self._weights[self._rank :] = factor.T
 
     def apply(self, x: npt.ArrayLike, out: FloatArray | None = None) -> FloatArray:
         """Return y = x + scaling * B (A x), for one vector or each row of a batch.
@@ -210,7 +210,7 @@ def decision_step(
     contracts.check_rule(target, temperature, rate, decay, max_norm)
     scaling = adapter.scaling
     hidden = adapter.lora_A @ x
-    y: FloatArray = x + np.float32(scaling) * (adapter.lora_B @ hidden)
+    y = adapter.apply(x)
     norm = float(np.linalg.norm(y))
     u: FloatArray = y / np.float32(norm) if norm > 0.0 else np.zeros_like(y)
 
@@ -239,6 +239,30 @@ def decision_step(
         adapter.lora_B = (1.0 - decay) * adapter.lora_B - step * np.outer(g, hidden)
         adapter.lora_A = new_A
     return expected
+
+
+def unit_rows(x: FloatArray) -> FloatArray:
+    """Return each row divided by its Euclidean length; a zero row stays zero.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (dim,) or (n, dim)
+        Finite.
+
+    Returns
+    -------
+    ndarray of float32, same shape as `x`
+        A new array. Lengths are taken in double, so no finite row overflows or vanishes.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+        `x` cannot be used as it is.
+    """
+    contracts.check_unit_rows(x)
+    wide = x.astype(np.float64)
+    norms = np.sqrt(np.square(wide).sum(axis=-1, keepdims=True))
+    return (wide / np.where(norms > 0.0, norms, 1.0)).astype(np.float32)
 
 
 def assign(

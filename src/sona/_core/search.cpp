@@ -71,7 +71,7 @@ void search_one(const RowKernels& kernels, const float* rows, Index n, Index dim
 }  // namespace
 
 void top_k(const float* rows, Index n, Index dim, const float* queries, Index n_queries, Index k,
-           int64_t* indices, float* similarities, int n_threads) {
+           int64_t* indices, float* similarities, int n_threads) noexcept {
     const RowKernels& kernels = *active().rows;
     parallel_rows(n_queries, n_threads, [=, &kernels](Index begin, Index end) {
         for (Index q = begin; q < end; ++q)

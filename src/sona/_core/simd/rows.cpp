@@ -1,4 +1,6 @@
 // Rows against one vector: inner products, weighted sums, finiteness.
+#include <math.h>
+
 #include "../kernels.h"
 #include "simd.h"
 
@@ -67,6 +69,21 @@ void add_row(const float* row, Index dim, double weight, double* sum) {
     for (Index i = 0; i < dim; ++i) sum[i] += weight * (double)row[i];
 }
 
+double unit(const float* row, Index dim, float* unit) {
+    // Eight chains, which a compiler may keep in vectors without reordering anything.
+    double sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    Index i = 0;
+    for (; i + 8 <= dim; i += 8)
+        SONA_UNROLL for (int u = 0; u < 8; ++u) sum[u] += (double)row[i + u] * row[i + u];
+    for (; i < dim; ++i) sum[0] += (double)row[i] * row[i];
+    const double square = ((sum[0] + sum[4]) + (sum[2] + sum[6])) +
+                          ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+    const double length = sqrt(square);
+    const double inverse = length > 0.0 ? 1.0 / length : 0.0;
+    for (i = 0; i < dim; ++i) unit[i] = (float)(inverse * row[i]);
+    return length;
+}
+
 // A float is infinite or NaN exactly when its exponent bits are all set. Integer arithmetic, so
 // that the test survives every floating-point flag.
 int all_finite(const float* values, Index n) {
@@ -82,5 +99,5 @@ int all_finite(const float* values, Index n) {
 
 namespace sona {
 extern const RowKernels SONA_EXPORT(rows);
-const RowKernels SONA_EXPORT(rows) = {dots, blend, mix, add_row, all_finite};
+const RowKernels SONA_EXPORT(rows) = {dots, blend, mix, add_row, unit, all_finite};
 }  // namespace sona

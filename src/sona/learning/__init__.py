@@ -1,0 +1,6 @@
+"""What learns: adapters, clusters, patterns, routing."""
+
+from sona.learning.kmeans import SphericalKMeans
+from sona.learning.pattern_index import PatternIndex
+
+__all__ = ["PatternIndex", "SphericalKMeans"]
