@@ -124,7 +124,8 @@ def _as_float32(x: Any, name: str) -> FloatArray:
         raise DTypeError(f"`{name}` must be float32 or float64; got {x.dtype}")
     # A float64 beyond float32's range becomes infinite here and is refused as such below.
     with np.errstate(over="ignore"):
-        return np.require(x, dtype=np.float32, requirements=["C", "A"]).view(np.ndarray)
+        array = np.require(x, dtype=np.float32, requirements=["C", "A"])
+    return array if type(array) is np.ndarray else array.view(np.ndarray)
 
 
 def _from_sequence(x: Any, name: str) -> npt.NDArray[Any]:

@@ -230,11 +230,13 @@ class _Fit:
         usable = ~self._is_zero
         if self.weights is not None:
             usable &= self.weights > 0.0
-        worst = np.argsort(np.where(usable, self.similarities, np.inf), kind="stable")
-        for cluster, i in zip(empty, worst, strict=False):
-            # A point that coincides with its centroid gives nothing to gain, nor do those after it.
-            if not usable[i] or self.similarities[i] >= 1.0 - 1e-6:
+        served = np.where(usable, self.similarities, 1.0)
+        for cluster in empty:
+            i = int(served.argmin())
+            # A point that coincides with its centroid gives nothing to gain.
+            if served[i] >= 1.0 - 1e-6:
                 break
+            np.maximum(served, self.points @ self.points[i], out=served)
             weight = 1.0 if self.weights is None else self.weights[i]
             point = weight * self.points[i].astype(np.float64)
             sums[self.labels[i]] -= point
