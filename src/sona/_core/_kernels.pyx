@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# cython: freethreading_compatible=True
+# cython: freethreading_compatible=True, binding=False
+# cython: embedsignature=True, embedsignature.format=clinic
 """Native twins of `sona._core.reference`: check, borrow the memory, call. No algorithm is here."""
 
 from libc.stdint cimport int32_t, int64_t

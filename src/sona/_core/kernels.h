@@ -19,6 +19,10 @@ struct LoraKernels {
     // y = x + sum_j coefficient[j] * B_j; y may be x
     void (*expand)(const float* weights, Index dim, Index rank, const float* coefficient,
                    const float* x, float* y);
+    // y_i = x_i + scaling * sum_j (A_j . x_i) B_j, with room for 2 * rank hidden values. Stops
+    // before the first rows whose hidden values are not finite and returns how many it did.
+    Index (*apply)(const float* weights, Index dim, Index rank, float scaling, const float* x,
+                   Index n, float* y, float* hidden);
 };
 
 // Rows against a vector. A row's result does not depend on where in the block the row lies, so

@@ -19,22 +19,17 @@ const double NOISE = 1e-6;
 Index lora_apply(const float* weights, Index dim, Index rank, float scaling, const float* x,
                  Index n, float* y) noexcept {
     const LoraKernels& lora = *active().lora;
-    float on_stack[STACK_RANK];
-    std::vector<float> on_heap((size_t)(rank > STACK_RANK ? rank : 0));
+    float on_stack[2 * STACK_RANK];
+    std::vector<float> on_heap((size_t)(rank > STACK_RANK ? 2 * rank : 0));
     float* hidden = rank > STACK_RANK ? on_heap.data() : on_stack;
-    for (Index i = 0; i < n; ++i, x += dim, y += dim) {
-        lora.project(weights, dim, rank, x, hidden);
-        // A NaN or infinity anywhere in x reaches every hidden value, so the check costs `rank`
-        // operations, not `dim`; finite numbers that overflow are told apart by looking again.
-        float probe = 0.0f;
-        for (Index j = 0; j < rank; ++j) {
-            probe += hidden[j] * 0.0f;
-            hidden[j] *= scaling;
-        }
-        if (probe != 0.0f && !active().rows->all_finite(x, dim)) return i;
-        lora.expand(weights, dim, rank, hidden, x, y);
+    for (Index i = 0;; ++i) {
+        i += lora.apply(weights, dim, rank, scaling, x + i * dim, n - i, y + i * dim, hidden);
+        if (i == n || !active().rows->all_finite(x + i * dim, dim)) return i;
+        // This row or its neighbour is finite and overflows on the way; that is its own result.
+        lora.project(weights, dim, rank, x + i * dim, hidden);
+        for (Index j = 0; j < rank; ++j) hidden[j] *= scaling;
+        lora.expand(weights, dim, rank, hidden, x + i * dim, y + i * dim);
     }
-    return n;
 }
 
 Index decision_scratch(Index dim, Index rank, Index k) { return 2 * dim + 2 * rank + k; }

@@ -1,83 +1,164 @@
-// The low-rank adapter: project onto A, expand through B.
+// The low-rank adapter: project onto A, expand through B, or both at once over a batch.
 #include "../kernels.h"
 #include "simd.h"
 
 namespace {
 using sona::Index;
 
-// R rows share each load of x; U accumulators per row hide the latency of the multiply-add.
-template <int R, int U>
-SONA_INLINE void project_rows(const float* a, Index dim, const float* x, float* hidden) {
-    vf sum[R][U];
-    SONA_UNROLL for (int j = 0; j < R; ++j)
-        SONA_UNROLL for (int u = 0; u < U; ++u) sum[j][u] = vzero();
+// R rows of A against M rows of x, so that each load serves several multiply-adds; U accumulators
+// per pair hide the latency where R * M alone does not. hidden[m * stride + j] = A_j . x_m
+template <int R, int M, int U>
+SONA_INLINE void project_tile(const float* a, Index dim, const float* x, float* hidden,
+                              Index stride) {
+    vf sum[M][R][U];
+    SONA_UNROLL for (int m = 0; m < M; ++m)
+        SONA_UNROLL for (int j = 0; j < R; ++j)
+            SONA_UNROLL for (int u = 0; u < U; ++u) sum[m][j][u] = vzero();
     Index i = 0;
     for (; i + U * W <= dim; i += U * W) {
         SONA_UNROLL for (int u = 0; u < U; ++u) {
-            const vf v = vload(x + i + u * W);
-            SONA_UNROLL for (int j = 0; j < R; ++j)
-                sum[j][u] = vfma(vload(a + j * dim + i + u * W), v, sum[j][u]);
+            vf v[M];
+            SONA_UNROLL for (int m = 0; m < M; ++m) v[m] = vload(x + m * dim + i + u * W);
+            SONA_UNROLL for (int j = 0; j < R; ++j) {
+                const vf row = vload(a + j * dim + i + u * W);
+                SONA_UNROLL for (int m = 0; m < M; ++m)
+                    sum[m][j][u] = vfma(row, v[m], sum[m][j][u]);
+            }
         }
     }
+    for (; i < dim; i += W) {
+        const Index left = dim - i < W ? dim - i : W;
+        SONA_UNROLL for (int j = 0; j < R; ++j) {
+            const vf row = vload(a + j * dim + i, left);
+            SONA_UNROLL for (int m = 0; m < M; ++m)
+                sum[m][j][0] = vfma(row, vload(x + m * dim + i, left), sum[m][j][0]);
+        }
+    }
+    SONA_UNROLL for (int m = 0; m < M; ++m)
+        SONA_UNROLL for (int j = 0; j < R; ++j) {
+            vf total = sum[m][j][0];
+            SONA_UNROLL for (int u = 1; u < U; ++u) total = vadd(total, sum[m][j][u]);
+            hidden[m * stride + j] = vsum(total);
+        }
+}
+
+// y_m = x_m + sum_j hidden[m * stride + j] * B_j over R rows of B
+template <int R, int M>
+SONA_INLINE void expand_tile(const float* b, Index dim, const float* hidden, Index stride,
+                             const float* x, float* y) {
+    vf c[M][R];
+    SONA_UNROLL for (int m = 0; m < M; ++m)
+        SONA_UNROLL for (int j = 0; j < R; ++j) c[m][j] = vset(hidden[m * stride + j]);
+    Index i = 0;
     for (; i + W <= dim; i += W) {
-        const vf v = vload(x + i);
-        SONA_UNROLL for (int j = 0; j < R; ++j)
-            sum[j][0] = vfma(vload(a + j * dim + i), v, sum[j][0]);
+        vf row[R];
+        SONA_UNROLL for (int j = 0; j < R; ++j) row[j] = vload(b + j * dim + i);
+        SONA_UNROLL for (int m = 0; m < M; ++m) {
+            vf v = vload(x + m * dim + i);
+            SONA_UNROLL for (int j = 0; j < R; ++j) v = vfma(c[m][j], row[j], v);
+            vstore(y + m * dim + i, v);
+        }
     }
     if (i < dim) {
-        const vf v = vload(x + i, dim - i);
-        SONA_UNROLL for (int j = 0; j < R; ++j)
-            sum[j][0] = vfma(vload(a + j * dim + i, dim - i), v, sum[j][0]);
-    }
-    SONA_UNROLL for (int j = 0; j < R; ++j) {
-        vf total = sum[j][0];
-        SONA_UNROLL for (int u = 1; u < U; ++u) total = vadd(total, sum[j][u]);
-        hidden[j] = vsum(total);
+        SONA_UNROLL for (int m = 0; m < M; ++m) {
+            vf v = vload(x + m * dim + i, dim - i);
+            SONA_UNROLL for (int j = 0; j < R; ++j)
+                v = vfma(c[m][j], vload(b + j * dim + i, dim - i), v);
+            vstore(y + m * dim + i, v, dim - i);
+        }
     }
 }
 
-template <int R>
-SONA_INLINE void expand_rows(const float* b, Index dim, const float* coefficient, const float* x,
-                             float* y) {
-    vf c[R];
-    SONA_UNROLL for (int j = 0; j < R; ++j) c[j] = vset(coefficient[j]);
-    Index i = 0;
-    for (; i + W <= dim; i += W) {
-        vf v = vload(x + i);
-        SONA_UNROLL for (int j = 0; j < R; ++j) v = vfma(c[j], vload(b + j * dim + i), v);
-        vstore(y + i, v);
+template <int M>
+SONA_INLINE void project_rows(const float* a, Index dim, Index rank, const float* x,
+                              float* hidden) {
+    const Index stride = rank;
+    for (; rank >= 4; rank -= 4, a += 4 * dim, hidden += 4)
+        project_tile<4, M, M == 1 ? 2 : 1>(a, dim, x, hidden, stride);
+    if (rank >= 2) {
+        project_tile<2, M, M == 1 ? 4 : 1>(a, dim, x, hidden, stride);
+        rank -= 2, a += 2 * dim, hidden += 2;
     }
-    if (i < dim) {
-        vf v = vload(x + i, dim - i);
-        SONA_UNROLL for (int j = 0; j < R; ++j)
-            v = vfma(c[j], vload(b + j * dim + i, dim - i), v);
-        vstore(y + i, v, dim - i);
+    if (rank) project_tile<1, M, M == 1 ? 4 : 2>(a, dim, x, hidden, stride);
+}
+
+template <int M>
+SONA_INLINE void expand_rows(const float* b, Index dim, Index rank, const float* hidden,
+                             const float* x, float* y) {
+    const Index stride = rank;
+    for (; rank >= 4; rank -= 4, b += 4 * dim, hidden += 4, x = y)
+        expand_tile<4, M>(b, dim, hidden, stride, x, y);
+    if (rank >= 2) {
+        expand_tile<2, M>(b, dim, hidden, stride, x, y);
+        rank -= 2, b += 2 * dim, hidden += 2, x = y;
     }
+    if (rank) expand_tile<1, M>(b, dim, hidden, stride, x, y);
 }
 
 void project(const float* a, Index dim, Index rank, const float* x, float* hidden) {
-    for (; rank >= 4; rank -= 4, a += 4 * dim, hidden += 4) project_rows<4, 2>(a, dim, x, hidden);
-    if (rank >= 2) {
-        project_rows<2, 4>(a, dim, x, hidden);
-        rank -= 2, a += 2 * dim, hidden += 2;
-    }
-    if (rank) project_rows<1, 4>(a, dim, x, hidden);
+    project_rows<1>(a, dim, rank, x, hidden);
 }
 
-void expand(const float* weights, Index dim, Index rank, const float* c, const float* x, float* y) {
-    const float* b = weights + rank * dim;
-    for (; rank >= 8; rank -= 8, b += 8 * dim, c += 8, x = y) expand_rows<8>(b, dim, c, x, y);
-    for (; rank >= 4; rank -= 4, b += 4 * dim, c += 4, x = y) expand_rows<4>(b, dim, c, x, y);
-    if (rank >= 2) {
-        expand_rows<2>(b, dim, c, x, y);
-        rank -= 2, b += 2 * dim, c += 2, x = y;
-    }
-    if (rank) expand_rows<1>(b, dim, c, x, y);
+void expand(const float* weights, Index dim, Index rank, const float* hidden, const float* x,
+            float* y) {
+    expand_rows<1>(weights + rank * dim, dim, rank, hidden, x, y);
 }
 
+// A NaN or infinity anywhere in x reaches every hidden value (0 * inf is NaN), so looking at the
+// hidden values alone answers for all of x.
+SONA_INLINE int scaled(float* hidden, Index count, float scaling) {
+    float probe = 0.0f;
+    for (Index j = 0; j < count; ++j) {
+        probe += hidden[j] * 0.0f;
+        hidden[j] *= scaling;
+    }
+    return probe == 0.0f;
+}
+
+template <int M>
+SONA_INLINE int apply_rows(const float* weights, Index dim, Index rank, float scaling,
+                           const float* x, float* y, float* hidden) {
+    project_rows<M>(weights, dim, rank, x, hidden);
+    if (!scaled(hidden, M * rank, scaling)) return 0;
+    expand_rows<M>(weights + rank * dim, dim, rank, hidden, x, y);
+    return 1;
+}
+
+template <int R, int M>
+SONA_INLINE int apply_fixed(const float* weights, Index dim, float scaling, const float* x,
+                            float* y) {
+    float hidden[M * R];
+    project_tile<R, M, M == 1 ? 4 : R == 1 ? 2 : 1>(weights, dim, x, hidden, R);
+    if (!scaled(hidden, M * R, scaling)) return 0;
+    expand_tile<R, M>(weights + R * dim, dim, hidden, R, x, y);
+    return 1;
+}
+
+template <int R>
+SONA_INLINE Index apply_rank(const float* weights, Index dim, float scaling, const float* x,
+                             Index n, float* y) {
+    Index i = 0;
+    for (; i + 4 <= n; i += 4)
+        if (!apply_fixed<R, 4>(weights, dim, scaling, x + i * dim, y + i * dim)) return i;
+    for (; i < n; ++i)
+        if (!apply_fixed<R, 1>(weights, dim, scaling, x + i * dim, y + i * dim)) return i;
+    return n;
+}
+
+Index apply(const float* weights, Index dim, Index rank, float scaling, const float* x, Index n,
+            float* y, float* hidden) {
+    if (rank == 2) return apply_rank<2>(weights, dim, scaling, x, n, y);
+    if (rank == 1) return apply_rank<1>(weights, dim, scaling, x, n, y);
+    Index i = 0;
+    for (; i + 2 <= n; i += 2)
+        if (!apply_rows<2>(weights, dim, rank, scaling, x + i * dim, y + i * dim, hidden)) return i;
+    for (; i < n; ++i)
+        if (!apply_rows<1>(weights, dim, rank, scaling, x + i * dim, y + i * dim, hidden)) return i;
+    return n;
+}
 }  // namespace
 
 namespace sona {
 extern const LoraKernels SONA_EXPORT(lora);
-const LoraKernels SONA_EXPORT(lora) = {project, expand};
+const LoraKernels SONA_EXPORT(lora) = {project, expand, apply};
 }  // namespace sona
