@@ -67,6 +67,8 @@ def test_both_backends_have_the_same_signatures() -> None:
 
     for name in reference.__all__:
         ours, theirs = getattr(reference, name), getattr(_kernels, name)
+        if ours is theirs:
+            continue
         if inspect.isclass(ours):
             members = {m for m in vars(ours) if not m.startswith("_")}
             assert members == {m for m in vars(theirs) if not m.startswith("_")}
@@ -88,12 +90,12 @@ def test_kernels_run_in_many_threads_at_once(rng: np.random.Generator) -> None:
 
     points = rng.standard_normal((2000, 64)).astype(np.float32)
     centroids = rng.standard_normal((50, 64)).astype(np.float32)
+    unit = _core.unit_rows(points)
 
     def once(_: int) -> tuple[bytes, bytes]:
         labels, similarities = np.empty(2000, np.int32), np.empty(2000, np.float32)
         _core.assign(points, centroids, labels, similarities, 2)
-        indices, best = np.empty((20, 5), np.int64), np.empty((20, 5), np.float32)
-        _core.top_k(points, 2000, points[:20].copy(), indices, best, 2)
+        indices, _ = _core.top_k(unit, 2000, unit[:20].copy(), 5, 2)
         return labels.tobytes(), indices.tobytes()
 
     with ThreadPoolExecutor(4) as pool:

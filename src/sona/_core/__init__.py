@@ -24,6 +24,7 @@ from sona.errors import ConfigError, RangeError
 __all__ = [
     "FloatArray",
     "LowRankAdapter",
+    "RowCodes",
     "accumulate",
     "aligned_zeros",
     "as_matrix",
@@ -33,6 +34,7 @@ __all__ = [
     "capabilities",
     "capability",
     "decision_step",
+    "encode_rows",
     "forced",
     "top_k",
     "unit_rows",
@@ -74,22 +76,26 @@ if TYPE_CHECKING or backend == "native":
     from sona._core import _kernels
     from sona._core._kernels import (
         LowRankAdapter,
+        RowCodes,
         accumulate,
         as_matrix,
         as_vector,
         assign,
         decision_step,
+        encode_rows,
         top_k,
         unit_rows,
     )
 else:
     from sona._core.reference import (
         LowRankAdapter,
+        RowCodes,
         accumulate,
         as_matrix,
         as_vector,
         assign,
         decision_step,
+        encode_rows,
         top_k,
         unit_rows,
     )

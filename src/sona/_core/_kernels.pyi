@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sona._core.arrays import FloatArray
+from sona._core.codes import RowCodes as RowCodes
 
 def capabilities() -> list[str]: ...
 def capability() -> str: ...
@@ -62,11 +63,12 @@ def accumulate(
     sums: npt.NDArray[np.float64],
     counts: npt.NDArray[np.float64],
 ) -> None: ...
+def encode_rows(rows: FloatArray, codes: RowCodes, start: int) -> None: ...
 def top_k(
     rows: FloatArray,
     n: int,
     queries: FloatArray,
-    indices: npt.NDArray[np.int64],
-    similarities: FloatArray,
+    k: int,
     n_threads: int = 1,
-) -> None: ...
+    codes: RowCodes | None = None,
+) -> tuple[npt.NDArray[np.int64], FloatArray]: ...

@@ -3,14 +3,15 @@
 # cython: embedsignature=True, embedsignature.format=clinic
 """Native twins of `sona._core.reference`: check, borrow the memory, call. No algorithm is here."""
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int8_t, int32_t, int64_t
 from libc.stdlib cimport free, malloc
 
 from sona._core import arrays, contracts
+from sona._core.codes import RowCodes
 from sona.errors import NonFiniteError
 
 cdef extern from "borrow.h" nogil:
-    int NPY_FLOAT32, NPY_FLOAT64, NPY_INT32, NPY_INT64
+    int NPY_FLOAT32, NPY_INT64, NPY_INT8
 
 cdef extern from "borrow.h":
     int _import_array() except -1
@@ -19,6 +20,7 @@ cdef extern from "borrow.h":
     Py_ssize_t sona_dim(object x, int axis)
     void* sona_data(object x)
     object sona_new_like(object x)
+    object sona_new(bint single, Py_ssize_t m, Py_ssize_t k, int type)
     bint sona_straddles(const void* a, const void* b, size_t size)
     void* release_gil "sona_release_gil"(double work)
     void retake_gil "sona_retake_gil"(void* thread)
@@ -29,6 +31,11 @@ cdef extern from "core.h" namespace "sona" nogil:
         int (*all_finite)(const float* values, Py_ssize_t n)
     cdef struct Kernels:
         const RowKernels* rows
+    cdef struct Codes:
+        const int8_t* codes
+        const float* scales
+        const float* errors
+        Py_ssize_t width
     cdef struct DecisionStep:
         float target, temperature, rate, decay, max_norm
     int capability_count()
@@ -43,16 +50,19 @@ cdef extern from "core.h" namespace "sona" nogil:
         float* weights, Py_ssize_t dim, Py_ssize_t rank, float scaling, const float* x,
         const float* centroids, Py_ssize_t n, const float* values, Py_ssize_t k,
         const DecisionStep& step, int64_t* indices, float* similarities, float* scratch)
-    void _assign "sona::assign"(
+    bint _assign "sona::assign"(
         const float* points, Py_ssize_t n, const float* centroids, Py_ssize_t k, Py_ssize_t dim,
         int32_t* labels, float* similarities, int n_threads)
     Py_ssize_t _accumulate "sona::accumulate"(
         const float* points, Py_ssize_t n, Py_ssize_t dim, const int32_t* labels,
         const double* weights, Py_ssize_t k, double* sums, double* counts)
-    void _top_k "sona::top_k"(
+    bint _top_k "sona::top_k"(
         const float* rows, Py_ssize_t n, Py_ssize_t dim, const float* queries,
-        Py_ssize_t n_queries, Py_ssize_t k, int64_t* indices, float* similarities,
-        int n_threads)
+        Py_ssize_t n_queries, Py_ssize_t k, const Codes* codes, int64_t* indices,
+        float* similarities, int n_threads)
+    void _encode_rows "sona::encode_rows"(
+        const float* rows, Py_ssize_t n, Py_ssize_t dim, Py_ssize_t width, int8_t* codes,
+        float* scales, float* errors)
 
 _import_array()
 
@@ -253,8 +263,11 @@ def assign(points, centroids, labels, similarities, n_threads=1):
     cdef int32_t* label = <int32_t*>sona_data(labels)
     cdef float* similarity = <float*>sona_data(similarities)
     cdef int threads = n_threads
+    cdef bint done
     with nogil:
-        _assign(p, n, c, k, dim, label, similarity, threads)
+        done = _assign(p, n, c, k, dim, label, similarity, threads)
+    if not done:
+        raise MemoryError
 
 
 def accumulate(points, labels, weights, sums, counts):
@@ -273,23 +286,52 @@ def accumulate(points, labels, weights, sums, counts):
         contracts.refuse_label(labels, bad, k)
 
 
-def top_k(rows, n, queries, indices, similarities, n_threads=1):
-    cdef Py_ssize_t used = n, dim, m, k
+def encode_rows(rows, codes, start):
+    contracts.check_encode_rows(rows, codes, start)
+    cdef Py_ssize_t n = sona_dim(rows, 0), dim = sona_dim(rows, 1), first = start
+    cdef Py_ssize_t width = sona_dim(codes.codes, 1)
+    cdef const float* row = <const float*>sona_data(rows)
+    cdef int8_t* code = <int8_t*>sona_data(codes.codes) + first * width
+    cdef float* scale = <float*>sona_data(codes.scales) + first
+    cdef float* error = <float*>sona_data(codes.errors) + first
+    cdef void* thread = release_gil(<double>n * dim)
+    _encode_rows(row, n, dim, width, code, scale, error)
+    retake_gil(thread)
+
+
+def top_k(rows, n, queries, k, n_threads=1, codes=None):
+    cdef Py_ssize_t used = n, dim, m = 1, best = k
     cdef int threads = n_threads
+    cdef bint single = sona_is_ready(queries, NPY_FLOAT32, 1), done
+    cdef Codes room
+    cdef const Codes* given = NULL
     if not (sona_is_ready(rows, NPY_FLOAT32, 2) and 0 < used <= sona_dim(rows, 0)
-            and sona_is_ready(queries, NPY_FLOAT32, 2) and sona_dim(queries, 1) == sona_dim(rows, 1)
-            and sona_is_ready_out(indices, NPY_INT64, 2)
-            and sona_dim(indices, 0) == sona_dim(queries, 0)
-            and 0 < sona_dim(indices, 1) <= used
-            and sona_is_ready_out(similarities, NPY_FLOAT32, 2)
-            and sona_dim(similarities, 0) == sona_dim(indices, 0)
-            and sona_dim(similarities, 1) == sona_dim(indices, 1) and threads > 0):
-        contracts.check_top_k(rows, n, queries, indices, similarities, n_threads)
-    dim, m, k = sona_dim(rows, 1), sona_dim(queries, 0), sona_dim(indices, 1)
+            and (single or sona_is_ready(queries, NPY_FLOAT32, 2))
+            and sona_dim(queries, 0 if single else 1) == sona_dim(rows, 1)
+            and 0 < best <= used and threads > 0):
+        contracts.check_top_k(rows, n, queries, k, n_threads, codes)
+    dim = sona_dim(rows, 1)
+    if not single:
+        m = sona_dim(queries, 0)
+    if codes is not None:
+        room.width = (dim + 63) // 64 * 64
+        code_array, scales, errors = codes.codes, codes.scales, codes.errors
+        if not (sona_is_ready(code_array, NPY_INT8, 2) and sona_dim(code_array, 1) == room.width
+                and sona_dim(code_array, 0) == sona_dim(rows, 0)):
+            contracts.check_top_k(rows, n, queries, k, n_threads, codes)
+        room.codes = <const int8_t*>sona_data(code_array)
+        room.scales = <const float*>sona_data(scales)
+        room.errors = <const float*>sona_data(errors)
+        given = &room
+    indices = sona_new(single, m, best, NPY_INT64)
+    similarities = sona_new(single, m, best, NPY_FLOAT32)
     cdef const float* row = <const float*>sona_data(rows)
     cdef const float* query = <const float*>sona_data(queries)
     cdef int64_t* index = <int64_t*>sona_data(indices)
     cdef float* similarity = <float*>sona_data(similarities)
     cdef void* thread = release_gil(<double>used * dim * m)
-    _top_k(row, used, dim, query, m, k, index, similarity, threads)
+    done = _top_k(row, used, dim, query, m, best, given, index, similarity, threads)
     retake_gil(thread)
+    if not done:
+        raise MemoryError
+    return indices, similarities

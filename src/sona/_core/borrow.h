@@ -28,6 +28,12 @@ static inline PyObject *sona_new_like(PyObject *x) {
     return PyArray_SimpleNew(PyArray_NDIM(a), PyArray_DIMS(a), NPY_FLOAT32);
 }
 
+// Shape (k,) for a single query, else (m, k).
+static inline PyObject *sona_new(int single, npy_intp m, npy_intp k, int type) {
+    npy_intp shape[2] = {m, k};
+    return PyArray_SimpleNew(single ? 1 : 2, single ? shape + 1 : shape, type);
+}
+
 // Do two blocks of the same length overlap without being the same?
 static inline int sona_straddles(const void *a, const void *b, size_t bytes) {
     const char *p = (const char *)a, *q = (const char *)b;

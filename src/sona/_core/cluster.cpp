@@ -1,31 +1,22 @@
 // k-means: nearest centroid by inner product, and sums per cluster.
 #include "core.h"
+#include "panels.h"
 #include "parallel.h"
 
 namespace sona {
 
-namespace {
-const Index BLOCK = 256;
-}
-
-void assign(const float* points, Index n, const float* centroids, Index k, Index dim,
+bool assign(const float* points, Index n, const float* centroids, Index k, Index dim,
             int32_t* labels, float* similarities, int n_threads) noexcept {
-    const RowKernels& rows = *active().rows;
-    parallel_rows(n, n_threads, [=, &rows](Index begin, Index end) {
-        float products[BLOCK];
-        for (Index i = begin; i < end; ++i) {
-            Index label = 0;
-            float best = 0.0f;
-            for (Index c = 0; c < k; c += BLOCK) {
-                const Index m = k - c < BLOCK ? k - c : BLOCK;
-                rows.dots(centroids + c * dim, m, dim, points + i * dim, products);
-                for (Index j = 0; j < m; ++j)
-                    if (products[j] > best || (c == 0 && j == 0)) best = products[j], label = c + j;
-            }
-            labels[i] = (int32_t)label;
-            similarities[i] = best;
-        }
+    const TileKernels& tiles = *active().tiles;
+    const Index n_panels = panel_count(k, tiles.lanes);
+    const Block<float> panels(n_panels * (dim + 1) * tiles.lanes);
+    if (!panels.get()) return false;
+    pack_panels(centroids, k, dim, tiles.lanes, panels.get());
+    parallel_rows(n, n_threads, [&](Index begin, Index end) {
+        tiles.nearest(points + begin * dim, end - begin, dim, panels.get(), n_panels,
+                      labels + begin, similarities + begin);
     });
+    return true;
 }
 
 Index accumulate(const float* points, Index n, Index dim, const int32_t* labels,

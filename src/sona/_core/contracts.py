@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sona._core.arrays import FloatArray, as_matrix, as_vector, require, require_count
+from sona._core.codes import RowCodes
 from sona.errors import RangeError, ShapeError
 
 
@@ -67,19 +68,29 @@ def check_accumulate(points: Any, labels: Any, weights: Any, sums: Any, counts: 
     require(counts, (k,), np.float64, "counts", writable=True)
 
 
+def check_encode_rows(rows: Any, codes: RowCodes, start: int) -> None:
+    n, dim = _shape(rows, 2, "rows")
+    capacity, width = codes.codes.shape
+    require(rows, (n, dim), np.float32, "rows")
+    if RowCodes(0, dim).codes.shape[1] != width:
+        raise ShapeError(f"`codes` must be for rows of length {dim}; got room for {width}")
+    require_count(start, 0, capacity - n, "start")
+
+
 def check_top_k(
-    rows: Any, n: int, queries: Any, indices: Any, similarities: Any, n_threads: int
+    rows: Any, n: int, queries: Any, k: int, n_threads: int, codes: RowCodes | None
 ) -> None:
     capacity, dim = _shape(rows, 2, "rows")
-    m = _shape(queries, 2, "queries")[0]
-    k = _shape(indices, 2, "indices")[1]
     require(rows, (capacity, dim), np.float32, "rows")
     require_count(n, 1, capacity, "n")
-    require(queries, (m, dim), np.float32, "queries")
+    shape = np.shape(queries)
+    if len(shape) not in (1, 2) or shape[-1] != dim:
+        raise ShapeError(f"`queries` must have shape ({dim},) or (m, {dim}); got {shape}")
+    require(queries, shape, np.float32, "queries")
     require_count(k, 1, n, "k")
-    require(indices, (m, k), np.int64, "indices", writable=True)
-    require(similarities, (m, k), np.float32, "similarities", writable=True)
     require_count(n_threads, 1, None, "n_threads")
+    if codes is not None and codes.codes.shape != (capacity, RowCodes(0, dim).codes.shape[1]):
+        raise ShapeError(f"`codes` must be for rows of shape {rows.shape}; got other room")
 
 
 def check_rule(

@@ -28,13 +28,25 @@ double decision_step(float* weights, Index dim, Index rank, float scaling, const
                      const DecisionStep& step, int64_t* indices, float* similarities,
                      float* scratch) noexcept;
 
-void assign(const float* points, Index n, const float* centroids, Index k, Index dim,
+// False where there was no memory to work with; so too top_k.
+bool assign(const float* points, Index n, const float* centroids, Index k, Index dim,
             int32_t* labels, float* similarities, int n_threads) noexcept;
 // Returns the first row whose label is outside [0, k), or n; nothing is added then.
 Index accumulate(const float* points, Index n, Index dim, const int32_t* labels,
                  const double* weights, Index k, double* sums, double* counts) noexcept;
 
-void top_k(const float* rows, Index n, Index dim, const float* queries, Index n_queries, Index k,
-           int64_t* indices, float* similarities, int n_threads) noexcept;
+// Rounded copies of rows: row ~ scale * codes, off by a vector of length `error` at most.
+struct Codes {
+    const int8_t* codes;
+    const float* scales;
+    const float* errors;
+    Index width;
+};
+void encode_rows(const float* rows, Index n, Index dim, Index width, int8_t* codes, float* scales,
+                 float* errors) noexcept;
+
+// Rows and queries of length at most 1; codes may be null.
+bool top_k(const float* rows, Index n, Index dim, const float* queries, Index n_queries, Index k,
+           const Codes* codes, int64_t* indices, float* similarities, int n_threads) noexcept;
 
 }  // namespace sona

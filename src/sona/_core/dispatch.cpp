@@ -16,7 +16,9 @@ namespace sona {
 #define SONA_TABLE(isa)                    \
     extern const LoraKernels lora_##isa;   \
     extern const RowKernels rows_##isa;    \
-    static const Kernels table_##isa = {#isa, &lora_##isa, &rows_##isa};
+    extern const TileKernels tiles_##isa;  \
+    extern const CodeKernels codes_##isa;  \
+    static const Kernels table_##isa = {#isa, &lora_##isa, &rows_##isa, &tiles_##isa, &codes_##isa};
 
 SONA_TABLE(baseline)
 #if defined(SONA_X86)

@@ -30,11 +30,16 @@ struct LoraKernels {
 struct RowKernels {
     // out[i] = rows_i . query
     void (*dots)(const float* rows, Index n, Index dim, const float* query, float* out);
+    // out[j] = rows[index[j]] . query
+    void (*dots_at)(const float* rows, Index dim, const int64_t* index, Index k,
+                    const float* query, float* out);
     // out = sum_j weight[j] * rows[index[j]]
     void (*blend)(const float* rows, Index dim, const int64_t* index, const float* weight, Index k,
                   float* out);
     // row = keep * row + step * direction
     void (*mix)(float* row, Index dim, float keep, float step, const float* direction);
+    // a . b in double; the same on every instruction set
+    double (*dot_wide)(const float* a, const float* b, Index dim);
     // sum += weight * row, in double
     void (*add_row)(const float* row, Index dim, double weight, double* sum);
     // unit = row / |row|, the length taken in double; a zero row stays zero. Returns |row|.
@@ -43,10 +48,46 @@ struct RowKernels {
     int (*all_finite)(const float* values, Index n);
 };
 
+// Rows rounded to 8 bits (see codes.cpp); `width` is a multiple of 64.
+struct CodeBounds {
+    float scale, error;
+};
+
+struct CodeKernels {
+    // Rounds row / scale to integers of at most `limit` and bounds what was lost by a length.
+    CodeBounds (*encode)(const float* row, Index dim, int limit, int8_t* codes);
+    // out[i] = codes_i . query; no code is -128
+    void (*dots)(const int8_t* codes, Index n, Index width, const int8_t* query, int32_t* out);
+    // Positions where product * scale * by_scale + error * by_error > threshold; returns how many.
+    Index (*sift)(const int32_t* products, const float* scales, const float* errors, Index n,
+                  float by_scale, float by_error, float threshold, int32_t* passed);
+};
+
+// A product that passed its column's threshold.
+struct Hit {
+    int32_t row, column;
+    float product;
+};
+
+// Rows against packed panels of `lanes` columns (see simd/tiles.cpp and pack_panels).
+struct TileKernels {
+    Index lanes;
+    // rows that `beating` should be given at a time
+    Index block;
+    // label and product of the largest product of each point; the lower column where two tie
+    void (*nearest)(const float* points, Index n, Index dim, const float* panels, Index n_panels,
+                    int32_t* labels, float* similarities);
+    // Writes every product above its column's threshold, with room for all; returns how many.
+    Index (*beating)(const float* rows, Index n, Index dim, const float* panels, Index n_panels,
+                     const float* thresholds, Hit* hits);
+};
+
 struct Kernels {
     const char* name;
     const LoraKernels* lora;
     const RowKernels* rows;
+    const TileKernels* tiles;
+    const CodeKernels* codes;
 };
 
 }  // namespace sona

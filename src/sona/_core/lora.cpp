@@ -3,12 +3,14 @@
 
 #include <vector>
 
+#include "best.h"
 #include "core.h"
 
 namespace sona {
 
 namespace {
 const Index STACK_RANK = 64;
+const Index BLOCK = 256;
 // Keeps the loss finite when every pattern in sight agrees and the outcome does not.
 const double EDGE = 1e-6;
 // What is smaller than this share of its terms is what rounding left of a subtraction: patterns
@@ -64,7 +66,15 @@ double decision_step(float* weights, Index dim, Index rank, float scaling, const
     const double norm = sqrt((double)square);
     const double inverse = norm > 0.0 ? 1.0 / norm : 0.0;
 
-    top_k(centroids, n, dim, y, 1, k, indices, similarities, 1);
+    const Best nearest{indices, similarities, k};
+    nearest.clear();
+    float products[BLOCK];
+    for (Index i = 0; i < n; i += BLOCK) {
+        const Index m = n - i < BLOCK ? n - i : BLOCK;
+        rows.dots(centroids + i * dim, m, dim, y, products);
+        for (Index j = 0; j < m; ++j) nearest.offer(i + j, products[j]);
+    }
+    nearest.sort();
     double total = 0.0, expected = 0.0, best = 0.0;
     for (Index j = 0; j < k; ++j) {
         similarities[j] = (float)(similarities[j] * inverse);

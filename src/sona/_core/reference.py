@@ -11,15 +11,18 @@ import numpy.typing as npt
 
 from sona._core import arrays, contracts
 from sona._core.arrays import FloatArray, as_matrix, as_vector
+from sona._core.codes import RowCodes
 from sona.errors import NonFiniteError
 
 __all__ = [
     "LowRankAdapter",
+    "RowCodes",
     "accumulate",
     "as_matrix",
     "as_vector",
     "assign",
     "decision_step",
+    "encode_rows",
     "top_k",
     "unit_rows",
 ]
@@ -214,7 +217,7 @@ def decision_step(
     norm = float(np.linalg.norm(y))
     u: FloatArray = y / np.float32(norm) if norm > 0.0 else np.zeros_like(y)
 
-    top_k(centroids, len(centroids), u[None], indices[None], similarities[None])
+    _nearest(centroids, u, indices, similarities)
     logits = (similarities.astype(np.float64) - similarities[0]) / temperature
     attention = np.exp(logits)
     attention /= attention.sum()
@@ -336,41 +339,101 @@ def accumulate(
     np.add.at(counts, labels, 1.0 if weights is None else weights)
 
 
-def top_k(
-    rows: FloatArray,
-    n: int,
-    queries: FloatArray,
-    indices: npt.NDArray[np.int64],
-    similarities: FloatArray,
-    n_threads: int = 1,
-) -> None:
-    """Find for each query the k rows of largest inner product, best first, exactly.
+def encode_rows(rows: FloatArray, codes: RowCodes, start: int) -> None:
+    """Round rows to 8 bits each and note how far off that is.
 
     Parameters
     ----------
-    rows : ndarray of float32, shape (capacity, dim)
-        The store; rows from `n` on are not looked at.
-    n : int
-        Rows in use, at most capacity.
-    queries : ndarray of float32, shape (m, dim)
-    indices : ndarray of int64, shape (m, k)
-        Receives row numbers; equal similarities go by lower row number. 1 <= k <= n.
-    similarities : ndarray of float32, shape (m, k)
-        Receives the inner products.
-    n_threads : int, default 1
-        At least 1; the queries are split evenly.
+    rows : ndarray of float32, shape (n, dim)
+        Of length at most 1.
+    codes : RowCodes
+        Receives the codes of the rows from `start` on.
+    start : int
+        0 <= start and start + n <= capacity.
 
     Raises
     ------
     ShapeError, DTypeError, RangeError
         Nothing was written.
     """
-    contracts.check_top_k(rows, n, queries, indices, similarities, n_threads)
-    k = indices.shape[1]
-    for i, query in enumerate(queries):
+    contracts.check_encode_rows(rows, codes, start)
+    own = slice(start, start + len(rows))
+    scales = np.abs(rows).max(axis=1, initial=0.0) / np.float32(127)
+    scales[scales <= 1e-30] = 0.0
+    inverse = np.divide(1.0, scales, where=scales > 0.0, out=np.zeros_like(scales))
+    rounded = np.rint(rows * inverse[:, None]).clip(-127, 127)
+    lost = rows.astype(np.float64) - scales[:, None].astype(np.float64) * rounded
+    codes.codes[own] = 0
+    codes.codes[own, : rows.shape[1]] = rounded.astype(np.int8)
+    codes.scales[own] = scales
+    codes.errors[own] = np.sqrt(np.square(lost).sum(axis=1)) * 1.0001 + 1e-6
+
+
+def top_k(
+    rows: FloatArray,
+    n: int,
+    queries: FloatArray,
+    k: int,
+    n_threads: int = 1,
+    codes: RowCodes | None = None,
+) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """Find for each query the k rows of largest inner product, best first, exactly.
+
+    The order is that of double arithmetic on the float32 values; rows that are equal in it come
+    by row number.
+
+    Parameters
+    ----------
+    rows : ndarray of float32, shape (capacity, dim)
+        Of length at most 1. Rows from `n` on are not looked at.
+    n : int
+        Rows in use, 1 <= n <= capacity.
+    queries : ndarray of float32, shape (dim,) or (m, dim)
+        Of length at most 1.
+    k : int
+        1 <= k <= n.
+    n_threads : int, default 1
+        At least 1; they share the queries, or the rows where queries are few.
+    codes : RowCodes, optional
+        Codes of the rows. They change the cost, never the answer.
+
+    Returns
+    -------
+    indices : ndarray of int64, shape (k,) or (m, k)
+    similarities : ndarray of float32, same shape
+        Descending.
+
+    Raises
+    ------
+    ShapeError, DTypeError, RangeError
+    """
+    contracts.check_top_k(rows, n, queries, k, n_threads, codes)
+    indices = np.empty((*queries.shape[:-1], k), dtype=np.int64)
+    similarities = np.empty(indices.shape, dtype=np.float32)
+    # Twice the bound of the rounding of a float32 product of vectors of length 1.
+    slack = 2.0 * (rows.shape[1] + 8) * 6e-8
+    for query, index, similarity in zip(
+        np.atleast_2d(queries), np.atleast_2d(indices), np.atleast_2d(similarities), strict=True
+    ):
         products = rows[:n] @ query
-        # Everything that reaches the k-th best value, so that ties go by row number.
-        candidates = np.flatnonzero(products >= np.partition(products, n - k)[n - k])
-        order = np.argsort(-products[candidates], kind="stable")[:k]
-        indices[i] = candidates[order]
-        similarities[i] = products[candidates[order]]
+        floor = np.partition(products, n - k)[n - k] - slack
+        candidates = np.flatnonzero(products >= floor)
+        # Not a BLAS product: its order of summation depends on where a row lies.
+        exact = (rows[candidates].astype(np.float64) * query).sum(axis=1)
+        order = np.argsort(-exact, kind="stable")[:k]
+        index[:] = candidates[order]
+        similarity[:] = exact[order]
+    return indices, similarities
+
+
+def _nearest(
+    rows: FloatArray,
+    query: FloatArray,
+    indices: npt.NDArray[np.int64],
+    similarities: FloatArray,
+) -> None:
+    """The rows of largest product with a query, in float32, best first."""
+    products = rows @ query
+    order = np.argsort(-products, kind="stable")[: len(indices)]
+    indices[:] = order
+    similarities[:] = products[order]

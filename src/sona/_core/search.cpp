@@ -1,83 +1,233 @@
-// Exact top-k by inner product: a running heap over blocks of products.
+// Exact top-k by inner product of rows and queries of length at most 1.
+//
+// Three sieves, each finer and each with a bound of its error, so that what falls through could
+// not have been among the k best: 8-bit codes of the rows (a quarter of the memory traffic), then
+// float32, then double, which also decides the order. The answer is that of double arithmetic
+// whatever the path, the instruction set or the number of threads.
+#include <math.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <new>
+#include <vector>
+
 #include "core.h"
+#include "panels.h"
 #include "parallel.h"
+#include "sieve.h"
 
 namespace sona {
 
 namespace {
 
+// Rows whose products are held at a time.
 const Index BLOCK = 256;
+// Fewer rows than this are not worth a coarse sieve.
+const Index FEW_ROWS = 96;
+// From this many queries on, a group of them is worth packing; more than GROUP leave the cache.
+const Index FEW_QUERIES = 4;
+const Index GROUP = 96;
 
-// The k best so far, worst at the root, kept in the caller's own output arrays.
-struct Best {
-    int64_t* index;
-    float* similarity;
-    Index k;
+// Blocks double from a small one on: the first rows set a floor that spares most of the others.
+Index next_block(Index done, Index left, Index largest) {
+    return std::min(left, std::min(largest, std::max(done, (Index)24)));
+}
 
-    // Equal similarities: the later row is the worse one.
-    bool worse(Index a, Index b) const {
-        return similarity[a] < similarity[b] ||
-               (similarity[a] == similarity[b] && index[a] > index[b]);
-    }
+struct Exact {
+    double similarity;
+    Index row;
+};
 
-    void swap(Index a, Index b) {
-        const int64_t i = index[a];
-        const float s = similarity[a];
-        index[a] = index[b], similarity[a] = similarity[b];
-        index[b] = i, similarity[b] = s;
-    }
+bool better(const Exact& a, const Exact& b) {
+    return a.similarity > b.similarity || (a.similarity == b.similarity && a.row < b.row);
+}
 
-    void sink(Index root, Index size) {
-        for (Index child; (child = 2 * root + 1) < size; root = child) {
-            if (child + 1 < size && worse(child + 1, child)) ++child;
-            if (!worse(child, root)) return;
-            swap(root, child);
+// What a search needs besides its arguments; kept per thread, so that a small search allocates
+// nothing.
+struct Workspace {
+    Sieve coarse, fine;
+    std::vector<int8_t> query_codes;
+    std::vector<Exact> exact;
+};
+
+Workspace& workspace() {
+    static thread_local Workspace own;
+    return own;
+}
+
+struct Search {
+    const float* rows;
+    Index dim, k;
+    const Codes* codes;
+    const RowKernels& row_kernels;
+    const CodeKernels& code_kernels;
+    // Bound of the rounding of a float32 product: dim roundings of terms that sum to at most 1.
+    float rounding;
+
+    // Rows [begin, end) that may be among the k best by their codes.
+    void coarse_sieve(const float* query, Index begin, Index end, Workspace& w) const {
+        w.query_codes.resize((size_t)codes->width);
+        std::fill(w.query_codes.begin() + dim, w.query_codes.end(), (int8_t)0);
+        const CodeBounds q = code_kernels.encode(query, dim, 127, w.query_codes.data());
+        // |q.p - q'.p'| <= |q'| |p - p'| + |q - q'| |p|, and then the rounding of this very line.
+        const float by_error = (1.0f + q.error) * 1.00001f;
+        const float constant = q.error * 1.00001f + 4e-6f;
+        int32_t products[BLOCK], passed[BLOCK];
+        w.coarse.reset(k);
+        for (Index i = begin, m; i < end; i += m) {
+            m = next_block(i - begin, end - i, BLOCK);
+            const float* scale = codes->scales + i;
+            const float* error = codes->errors + i;
+            code_kernels.dots(codes->codes + i * codes->width, m, codes->width,
+                              w.query_codes.data(), products);
+            const Index n_passed = code_kernels.sift(products, scale, error, m, q.scale, by_error,
+                                                     w.coarse.floor() - constant, passed);
+            for (Index j = 0; j < n_passed; ++j) {
+                const Index r = passed[j];
+                w.coarse.add(i + r, (float)products[r] * (scale[r] * q.scale),
+                             error[r] * by_error + constant);
+            }
+        }
+        w.fine.reset(k);
+        const std::vector<Candidate>& passed_on = w.coarse.survivors();
+        float exact[BLOCK];
+        int64_t index[BLOCK];
+        for (size_t i = 0; i < passed_on.size(); i += BLOCK) {
+            const Index m = std::min(BLOCK, (Index)(passed_on.size() - i));
+            for (Index j = 0; j < m; ++j) index[j] = passed_on[i + (size_t)j].row;
+            row_kernels.dots_at(rows, dim, index, m, query, exact);
+            for (Index j = 0; j < m; ++j) w.fine.add(index[j], exact[j], rounding);
         }
     }
 
-    void heapify() {
-        for (Index i = k / 2; i-- > 0;) sink(i, k);
+    void fine_sieve(const float* query, Index begin, Index end, Workspace& w) const {
+        float products[BLOCK];
+        w.fine.reset(k);
+        for (Index i = begin; i < end; i += BLOCK) {
+            const Index m = std::min(BLOCK, end - i);
+            row_kernels.dots(rows + i * dim, m, dim, query, products);
+            for (Index j = 0; j < m; ++j) w.fine.add(i + j, products[j], rounding);
+        }
     }
 
-    // Repeatedly moving the worst to the end leaves the best first.
-    void sort() {
-        for (Index size = k; size-- > 1;) {
-            swap(0, size);
-            sink(0, size);
+    // The k best of the fine sieve's survivors, best first.
+    void decide(const float* query, Sieve& sieve, std::vector<Exact>& best) const {
+        best.clear();
+        for (const Candidate& c : sieve.survivors())
+            best.push_back({row_kernels.dot_wide(rows + c.row * dim, query, dim), c.row});
+        keep_best(best);
+    }
+
+    void keep_best(std::vector<Exact>& best) const {
+        const size_t kept = std::min(best.size(), (size_t)k);
+        std::partial_sort(best.begin(), best.begin() + (Index)kept, best.end(), better);
+        best.resize(kept);
+    }
+
+    void one(const float* query, Index begin, Index end, Workspace& w) const {
+        if (codes && end - begin >= FEW_ROWS)
+            coarse_sieve(query, begin, end, w);
+        else
+            fine_sieve(query, begin, end, w);
+        decide(query, w.fine, w.exact);
+    }
+
+    // All queries of a group share each row that is read.
+    void group(const TileKernels& tiles, const float* queries, Index m, Index n, int64_t* indices,
+               float* similarities) const {
+        const Index n_panels = panel_count(m, tiles.lanes);
+        const Block<float> panels(n_panels * (dim + 1) * tiles.lanes);
+        if (!panels.get()) throw std::bad_alloc();
+        std::vector<float> thresholds((size_t)(n_panels * tiles.lanes), INFINITY);
+        std::vector<Hit> hits((size_t)(n_panels * tiles.lanes * tiles.block));
+        std::vector<Sieve> sieves((size_t)m);
+        pack_panels(queries, m, dim, tiles.lanes, panels.get());
+        for (Index q = 0; q < m; ++q) {
+            sieves[(size_t)q].reset(k);
+            thresholds[(size_t)q] = -INFINITY;
+        }
+        for (Index i = 0, part; i < n; i += part) {
+            part = next_block(i, n - i, tiles.block);
+            const Index found = tiles.beating(rows + i * dim, part, dim, panels.get(), n_panels,
+                                              thresholds.data(), hits.data());
+            for (Index h = 0; h < found; ++h) {
+                const Hit& hit = hits[(size_t)h];
+                Sieve& sieve = sieves[(size_t)hit.column];
+                sieve.add(i + hit.row, hit.product, rounding);
+                thresholds[(size_t)hit.column] = sieve.floor() - 2.0f * rounding;
+            }
+        }
+        std::vector<Exact> best;
+        for (Index q = 0; q < m; ++q) {
+            decide(queries + q * dim, sieves[(size_t)q], best);
+            write(best, indices + q * k, similarities + q * k);
+        }
+    }
+
+    void write(const std::vector<Exact>& best, int64_t* indices, float* similarities) const {
+        for (size_t i = 0; i < best.size(); ++i) {
+            indices[i] = best[i].row;
+            similarities[i] = (float)best[i].similarity;
         }
     }
 };
 
-void search_one(const RowKernels& kernels, const float* rows, Index n, Index dim,
-                const float* query, Best best) {
-    kernels.dots(rows, best.k, dim, query, best.similarity);
-    for (Index i = 0; i < best.k; ++i) best.index[i] = i;
-    best.heapify();
-    float products[BLOCK];
-    for (Index i = best.k; i < n; i += BLOCK) {
-        const Index m = n - i < BLOCK ? n - i : BLOCK;
-        kernels.dots(rows + i * dim, m, dim, query, products);
-        for (Index j = 0; j < m; ++j) {
-            if (products[j] > best.similarity[0]) {
-                best.similarity[0] = products[j];
-                best.index[0] = i + j;
-                best.sink(0, best.k);
-            }
-        }
-    }
-    best.sort();
-}
-
 }  // namespace
 
-void top_k(const float* rows, Index n, Index dim, const float* queries, Index n_queries, Index k,
-           int64_t* indices, float* similarities, int n_threads) noexcept {
-    const RowKernels& kernels = *active().rows;
-    parallel_rows(n_queries, n_threads, [=, &kernels](Index begin, Index end) {
-        for (Index q = begin; q < end; ++q)
-            search_one(kernels, rows, n, dim, queries + q * dim,
-                       Best{indices + q * k, similarities + q * k, k});
+bool top_k(const float* rows, Index n, Index dim, const float* queries, Index n_queries, Index k,
+           const Codes* codes, int64_t* indices, float* similarities, int n_threads) noexcept {
+    const Kernels& kernels = active();
+    const float rounding = (float)(dim + 8) * 6e-8f;
+    const Search search{rows, dim, k, codes, *kernels.rows, *kernels.codes, rounding};
+    std::atomic<bool> done(true);
+    const auto guarded = [&](const auto& work) {
+        try {
+            work();
+        } catch (const std::exception&) {
+            done = false;
+        }
+    };
+
+    if (n_queries < FEW_QUERIES && n_threads > 1 && n > BLOCK) {
+        // Too few queries to share out: the threads share the rows.
+        for (Index q = 0; q < n_queries; ++q) guarded([&] {
+            const float* query = queries + q * dim;
+            std::vector<std::vector<Exact>> parts((size_t)n_threads);
+            std::atomic<int> next(0);
+            parallel_rows(n, n_threads, [&](Index begin, Index end) {
+                guarded([&] {
+                    Workspace& w = workspace();
+                    search.one(query, begin, end, w);
+                    parts[(size_t)next++] = w.exact;
+                });
+            });
+            std::vector<Exact> best;
+            for (const std::vector<Exact>& part : parts)
+                best.insert(best.end(), part.begin(), part.end());
+            search.keep_best(best);
+            search.write(best, indices + q * k, similarities + q * k);
+        });
+        return done;
+    }
+    parallel_rows(n_queries, n_threads, [&](Index begin, Index end) {
+        guarded([&] {
+            for (Index q = begin; q < end;) {
+                const Index m = std::min(GROUP, end - q);
+                if (m < FEW_QUERIES) {
+                    Workspace& w = workspace();
+                    search.one(queries + q * dim, 0, n, w);
+                    search.write(w.exact, indices + q * k, similarities + q * k);
+                    ++q;
+                    continue;
+                }
+                search.group(*kernels.tiles, queries + q * dim, m, n, indices + q * k,
+                             similarities + q * k);
+                q += m;
+            }
+        });
     });
+    return done;
 }
 
 }  // namespace sona

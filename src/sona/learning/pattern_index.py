@@ -27,6 +27,8 @@ class PatternIndex:
     Vectors are normalised as they come in, so inner products are cosine similarities; a zero
     vector is allowed and has similarity 0 to everything. The store is the index's own memory and
     grows by doubling: adding costs O(dim) per vector on average, removing O(dim) per vector.
+    Beside each vector lies a copy of a quarter of its size, rounded to 8 bits, that rules most
+    vectors out; what it cannot rule out is decided on the vectors themselves, in double.
     Searches may run concurrently with each other, not with `add`, `replace` or `remove`.
 
     Examples
@@ -46,10 +48,12 @@ class PatternIndex:
         self._dim = dim
         self._n = 0
         self._rows = _core.aligned_zeros((_FIRST_CAPACITY, dim))
+        self._codes = _core.RowCodes(_FIRST_CAPACITY, dim)
         self._ids = np.empty(_FIRST_CAPACITY, dtype=np.int64)
         # Row of each id that was ever given out, -1 once it is removed.
         self._row_of = np.empty(_FIRST_CAPACITY, dtype=np.int64)
         self._next_id = 0
+        self._in_order = True
 
     def __len__(self) -> int:
         return self._n
@@ -95,6 +99,7 @@ class PatternIndex:
         ids = np.arange(self._next_id, self._next_id + len(new), dtype=np.int64)
         self._reserve(end, self._next_id + len(new))
         self._rows[start:end] = new
+        _core.encode_rows(new, self._codes, start)
         self._ids[start:end] = ids
         self._row_of[ids] = np.arange(start, end)
         self._n = end
@@ -120,6 +125,8 @@ class PatternIndex:
         if len(new) != len(rows):
             raise ShapeError(f"`vectors` must have {len(rows)} rows; got {len(new)}")
         self._rows[rows] = new
+        for row, vector in zip(rows.tolist(), new, strict=True):
+            _core.encode_rows(vector[None], self._codes, row)
 
     def remove(self, ids: npt.ArrayLike) -> None:
         """Forget stored vectors; all other ids keep their meaning.
@@ -135,15 +142,19 @@ class PatternIndex:
             Nothing was removed.
         """
         holes = self._find(ids)
+        found = len(holes) > 0
         self._row_of[self._ids[holes]] = -1
         # Survivors from the end move into the holes before it.
         end = self._n - len(holes)
         tail = np.setdiff1d(np.arange(end, self._n), holes)
         holes = holes[holes < end]
         self._rows[holes] = self._rows[tail]
+        self._codes.move(tail, holes)
         self._ids[holes] = self._ids[tail]
         self._row_of[self._ids[holes]] = holes
         self._n = end
+        # From here on, rows and ids are no longer the same numbers.
+        self._in_order = self._in_order and not found
 
     def search(
         self, query: npt.ArrayLike, k: int = 10, n_threads: int = 1
@@ -173,19 +184,13 @@ class PatternIndex:
         if k < 1:
             raise RangeError(f"`k` must be at least 1; got {k}")
         queries = self._unit(query, "query")
-        shape = (*queries.shape[:-1], min(k, self._n))
-        rows = np.empty(shape, dtype=np.int64)
-        similarities = np.empty(shape, dtype=np.float32)
-        if rows.size:
-            _core.top_k(
-                self._rows,
-                self._n,
-                np.atleast_2d(queries),
-                np.atleast_2d(rows),
-                np.atleast_2d(similarities),
-                n_threads,
-            )
-        return self._ids[rows], similarities
+        if self._n == 0:
+            shape = (*queries.shape[:-1], 0)
+            return np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.float32)
+        rows, similarities = _core.top_k(
+            self._rows, self._n, queries, min(k, self._n), n_threads, self._codes
+        )
+        return (rows if self._in_order else self._ids[rows]), similarities
 
     def _reserve(self, size: int, n_ids: int) -> None:
         """Make room by doubling, so that growing costs a constant per vector on average."""
@@ -194,12 +199,15 @@ class PatternIndex:
             rows = _core.aligned_zeros((capacity, self._dim))
             rows[: self._n] = self._rows[: self._n]
             self._rows = rows
+            codes = _core.RowCodes(capacity, self._dim)
+            codes.copy_from(self._codes, self._n)
+            self._codes = codes
             self._ids = np.resize(self._ids, capacity)
         if n_ids > len(self._row_of):
             self._row_of = np.resize(self._row_of, max(n_ids, 2 * len(self._row_of)))
 
     def _unit(self, x: npt.ArrayLike, name: str) -> FloatArray:
-        if np.ndim(x) == 1:
+        if (x.ndim if isinstance(x, np.ndarray) else np.ndim(x)) == 1:
             return _core.unit_rows(_core.as_vector(x, self._dim, name))
         return _core.unit_rows(_core.as_matrix(x, self._dim, name))
 

@@ -10,21 +10,40 @@ using sona::Index;
 // One accumulator per row, whatever R is: the order of summation, and so the last bit, must not
 // depend on a row's place. Eight rows at a time are enough chains to hide the latency.
 template <int R>
-SONA_INLINE void dots_block(const float* rows, Index dim, const float* query, float* out) {
+SONA_INLINE void dots_of(const float* const* row, Index dim, const float* query, float* out) {
     vf sum[R];
     SONA_UNROLL for (int r = 0; r < R; ++r) sum[r] = vzero();
     Index i = 0;
     for (; i + W <= dim; i += W) {
         const vf q = vload(query + i);
         SONA_UNROLL for (int r = 0; r < R; ++r)
-            sum[r] = vfma(vload(rows + r * dim + i), q, sum[r]);
+            sum[r] = vfma(vload(row[r] + i), q, sum[r]);
     }
     if (i < dim) {
         const vf q = vload(query + i, dim - i);
         SONA_UNROLL for (int r = 0; r < R; ++r)
-            sum[r] = vfma(vload(rows + r * dim + i, dim - i), q, sum[r]);
+            sum[r] = vfma(vload(row[r] + i, dim - i), q, sum[r]);
     }
     SONA_UNROLL for (int r = 0; r < R; ++r) out[r] = vsum(sum[r]);
+}
+
+template <int R>
+SONA_INLINE void dots_block(const float* rows, Index dim, const float* query, float* out) {
+    const float* row[R];
+    SONA_UNROLL for (int r = 0; r < R; ++r) row[r] = rows + r * dim;
+    dots_of<R>(row, dim, query, out);
+}
+
+void dots_at(const float* rows, Index dim, const int64_t* index, Index k, const float* query,
+             float* out) {
+    for (; k > 0; k -= 8, index += 8, out += 8) {
+        const float* row[8];
+        float product[8];
+        const Index m = k < 8 ? k : 8;
+        for (Index r = 0; r < 8; ++r) row[r] = rows + index[r < m ? r : m - 1] * dim;
+        dots_of<8>(row, dim, query, product);
+        for (Index r = 0; r < m; ++r) out[r] = product[r];
+    }
 }
 
 void dots(const float* rows, Index n, Index dim, const float* query, float* out) {
@@ -69,18 +88,21 @@ void add_row(const float* row, Index dim, double weight, double* sum) {
     for (Index i = 0; i < dim; ++i) sum[i] += weight * (double)row[i];
 }
 
-double unit(const float* row, Index dim, float* unit) {
-    // Eight chains, which a compiler may keep in vectors without reordering anything.
-    double sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+// Products of two floats are exact in double, so fused or not the sums are the same.
+double dot_wide(const float* a, const float* b, Index dim) {
+    vwide wide = wzero();
     Index i = 0;
-    for (; i + 8 <= dim; i += 8)
-        SONA_UNROLL for (int u = 0; u < 8; ++u) sum[u] += (double)row[i + u] * row[i + u];
-    for (; i < dim; ++i) sum[0] += (double)row[i] * row[i];
-    const double square = ((sum[0] + sum[4]) + (sum[2] + sum[6])) +
-                          ((sum[1] + sum[5]) + (sum[3] + sum[7]));
-    const double length = sqrt(square);
+    for (; i + 8 <= dim; i += 8) wide = wfma(a + i, b + i, wide);
+    double sum[8];
+    wstore(sum, wide);
+    for (int u = 0; i < dim; ++i, ++u) sum[u] += (double)a[i] * b[i];
+    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+}
+
+double unit(const float* row, Index dim, float* unit) {
+    const double length = sqrt(dot_wide(row, row, dim));
     const double inverse = length > 0.0 ? 1.0 / length : 0.0;
-    for (i = 0; i < dim; ++i) unit[i] = (float)(inverse * row[i]);
+    for (Index i = 0; i < dim; ++i) unit[i] = (float)(inverse * row[i]);
     return length;
 }
 
@@ -99,5 +121,5 @@ int all_finite(const float* values, Index n) {
 
 namespace sona {
 extern const RowKernels SONA_EXPORT(rows);
-const RowKernels SONA_EXPORT(rows) = {dots, blend, mix, add_row, unit, all_finite};
+const RowKernels SONA_EXPORT(rows) = {dots, dots_at, blend, mix, dot_wide, add_row, unit, all_finite};
 }  // namespace sona
