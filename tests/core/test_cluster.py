@@ -38,6 +38,42 @@ def test_equal_centroids_go_to_the_first(
     np.testing.assert_array_equal(labels, (points @ centroids.T).argmax(axis=1))
 
 
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["random", "clustered", "outliers", "zeros", "near ties"])
+@pytest.mark.parametrize("k", [1, 5, 17, 200])
+def test_codes_find_the_same(
+    backend: ModuleType, dim: int, k: int, kind: str, rng: np.random.Generator
+) -> None:
+    centroids = unit(rng.standard_normal((k, dim)))
+    points = unit(rng.standard_normal((300, dim)))
+    if kind == "clustered":
+        points = unit(centroids[rng.integers(0, k, 300)] + 0.01 * points)
+    elif kind == "outliers":
+        points[:, 0] = 50.0
+        points = unit(points)
+    elif kind == "zeros":
+        points[::2] = 0.0
+        points[1] = 1e-42
+    elif kind == "near ties":
+        centroids = np.nextafter(np.tile(centroids[0], (k, 1)), np.float32(2.0) * centroids)
+    codes = backend.RowCodes(300, dim)
+    backend.encode_rows(points, codes, 0)
+    labels = np.empty(300, dtype=np.int32)
+    similarities = np.empty(300, dtype=np.float32)
+    backend.assign(points, centroids, labels, similarities, 1, codes)
+    products = points.astype(np.float64) @ centroids.T.astype(np.float64)
+    best = products.max(axis=1)
+    np.testing.assert_allclose(similarities, best, atol=1e-6)
+    np.testing.assert_allclose(products[np.arange(300), labels], best, atol=1e-6)
+    assert (labels[~points.any(axis=1)] == 0).all()
+    only_labels = np.empty(300, dtype=np.int32)
+    backend.assign(points, centroids, only_labels, None, 2, codes)
+    np.testing.assert_array_equal(only_labels, labels)
+
+
 def test_zero_and_tiny_points(backend: ModuleType, dim: int) -> None:
     points = np.zeros((3, dim), dtype=np.float32)
     points[1] = 1e-42
@@ -78,6 +114,40 @@ def test_accumulate_adds_in_double(backend: ModuleType, dim: int, rng: np.random
             assert counts[cluster] - 1.0 == pytest.approx(w[own].sum())
 
 
+def test_accumulate_moves_what_changed(
+    backend: ModuleType, dim: int, rng: np.random.Generator
+) -> None:
+    points = rng.standard_normal((200, dim)).astype(np.float32)
+    weights = rng.uniform(0.0, 3.0, 200)
+    before = rng.integers(-1, 7, 200).astype(np.int32)
+    labels = np.where(rng.random(200) < 0.5, before, rng.integers(0, 7, 200)).astype(np.int32)
+    labels = np.maximum(labels, 0).astype(np.int32)
+    sums, counts = np.zeros((7, dim)), np.zeros(7)
+    held = before >= 0
+    backend.accumulate(points[held], before[held], weights[held], sums, counts)
+    backend.accumulate(points, labels, weights, sums, counts, before)
+    fresh_sums, fresh_counts = np.zeros((7, dim)), np.zeros(7)
+    backend.accumulate(points, labels, weights, fresh_sums, fresh_counts)
+    np.testing.assert_allclose(sums, fresh_sums, atol=1e-12)
+    np.testing.assert_allclose(counts, fresh_counts, atol=1e-12)
+    wrong = before.copy()
+    wrong[1] = 9
+    with pytest.raises(RangeError, match=r"`before` must be in \[-1, 7\); got 9 at \[1\]"):
+        backend.accumulate(points, labels, weights, sums, counts, wrong)
+
+
+def test_nearer_keeps_the_smaller_distance(
+    backend: ModuleType, dim: int, rng: np.random.Generator
+) -> None:
+    points = unit(rng.standard_normal((60, dim)))
+    seeds = points[:19].copy()
+    distances = rng.uniform(0.0, 2.0, 60).astype(np.float32)
+    squares = np.square(seeds[:, None, :].astype(np.float64) - points).sum(axis=2)
+    answer = backend.nearer(points, seeds, distances)
+    np.testing.assert_allclose(answer, np.minimum(squares, distances), atol=2e-6)
+    assert (answer[np.arange(19), np.arange(19)] == 0.0).all()
+
+
 def test_a_bad_label_adds_nothing(backend: ModuleType) -> None:
     points = np.ones((3, 4), dtype=np.float32)
     for bad in (-1, 2):
@@ -102,6 +172,8 @@ def test_refusals(backend: ModuleType) -> None:
         backend.assign(points, centroids, labels[:2], similarities)
     with pytest.raises(RangeError, match="`n_clusters`"):
         backend.assign(points, centroids[:0], labels, similarities)
+    with pytest.raises(ShapeError, match="`codes`"):
+        backend.assign(points, centroids, labels, similarities, 1, backend.RowCodes(2, 4))
     with pytest.raises(RangeError, match="`n_threads`"):
         backend.assign(points, centroids, labels, similarities, 0)
     with pytest.raises(ShapeError, match="`weights`"):

@@ -36,6 +36,7 @@ __all__ = [
     "decision_step",
     "encode_rows",
     "forced",
+    "nearer",
     "top_k",
     "unit_rows",
 ]
@@ -83,6 +84,7 @@ if TYPE_CHECKING or backend == "native":
         assign,
         decision_step,
         encode_rows,
+        nearer,
         top_k,
         unit_rows,
     )
@@ -96,6 +98,7 @@ else:
         assign,
         decision_step,
         encode_rows,
+        nearer,
         top_k,
         unit_rows,
     )

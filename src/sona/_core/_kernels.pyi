@@ -53,15 +53,18 @@ def assign(
     points: FloatArray,
     centroids: FloatArray,
     labels: npt.NDArray[np.int32],
-    similarities: FloatArray,
+    similarities: FloatArray | None,
     n_threads: int = 1,
+    codes: RowCodes | None = None,
 ) -> None: ...
+def nearer(points: FloatArray, seeds: FloatArray, distances: FloatArray) -> FloatArray: ...
 def accumulate(
     points: FloatArray,
     labels: npt.NDArray[np.int32],
     weights: npt.NDArray[np.float64] | None,
     sums: npt.NDArray[np.float64],
     counts: npt.NDArray[np.float64],
+    before: npt.NDArray[np.int32] | None = None,
 ) -> None: ...
 def encode_rows(rows: FloatArray, codes: RowCodes, start: int) -> None: ...
 def top_k(

@@ -52,10 +52,13 @@ cdef extern from "core.h" namespace "sona" nogil:
         const DecisionStep& step, int64_t* indices, float* similarities, float* scratch)
     bint _assign "sona::assign"(
         const float* points, Py_ssize_t n, const float* centroids, Py_ssize_t k, Py_ssize_t dim,
-        int32_t* labels, float* similarities, int n_threads)
+        const Codes* codes, int32_t* labels, float* similarities, int n_threads)
     Py_ssize_t _accumulate "sona::accumulate"(
         const float* points, Py_ssize_t n, Py_ssize_t dim, const int32_t* labels,
-        const double* weights, Py_ssize_t k, double* sums, double* counts)
+        const double* weights, const int32_t* before, Py_ssize_t k, double* sums, double* counts)
+    void _nearer "sona::nearer"(
+        const float* points, Py_ssize_t n, Py_ssize_t dim, const float* seeds, Py_ssize_t m,
+        const float* distances, float* out)
     bint _top_k "sona::top_k"(
         const float* rows, Py_ssize_t n, Py_ssize_t dim, const float* queries,
         Py_ssize_t n_queries, Py_ssize_t k, const Codes* codes, int64_t* indices,
@@ -255,35 +258,68 @@ def unit_rows(x):
     return out
 
 
-def assign(points, centroids, labels, similarities, n_threads=1):
-    contracts.check_assign(points, centroids, labels, similarities, n_threads)
+cdef Codes borrow_codes(codes):
+    cdef Codes room
+    code_array, scales, errors = codes.codes, codes.scales, codes.errors
+    room.codes = <const int8_t*>sona_data(code_array)
+    room.scales = <const float*>sona_data(scales)
+    room.errors = <const float*>sona_data(errors)
+    room.width = sona_dim(code_array, 1)
+    return room
+
+
+def assign(points, centroids, labels, similarities, n_threads=1, codes=None):
+    contracts.check_assign(points, centroids, labels, similarities, n_threads, codes)
     cdef Py_ssize_t n = sona_dim(points, 0), k = sona_dim(centroids, 0), dim = sona_dim(points, 1)
     cdef const float* p = <const float*>sona_data(points)
     cdef const float* c = <const float*>sona_data(centroids)
     cdef int32_t* label = <int32_t*>sona_data(labels)
-    cdef float* similarity = <float*>sona_data(similarities)
+    cdef float* similarity = NULL
     cdef int threads = n_threads
+    cdef Codes room
+    cdef const Codes* given = NULL
     cdef bint done
+    if similarities is not None:
+        similarity = <float*>sona_data(similarities)
+    if codes is not None:
+        room = borrow_codes(codes)
+        given = &room
     with nogil:
-        done = _assign(p, n, c, k, dim, label, similarity, threads)
+        done = _assign(p, n, c, k, dim, given, label, similarity, threads)
     if not done:
         raise MemoryError
 
 
-def accumulate(points, labels, weights, sums, counts):
-    contracts.check_accumulate(points, labels, weights, sums, counts)
+def accumulate(points, labels, weights, sums, counts, before=None):
+    contracts.check_accumulate(points, labels, weights, sums, counts, before)
     cdef Py_ssize_t n = sona_dim(points, 0), dim = sona_dim(points, 1), k = sona_dim(sums, 0), bad
     cdef const float* p = <const float*>sona_data(points)
     cdef const int32_t* label = <const int32_t*>sona_data(labels)
+    cdef const int32_t* old = NULL
     cdef const double* weight = NULL
     cdef double* sum_ = <double*>sona_data(sums)
     cdef double* count = <double*>sona_data(counts)
     if weights is not None:
         weight = <const double*>sona_data(weights)
+    if before is not None:
+        old = <const int32_t*>sona_data(before)
     with nogil:
-        bad = _accumulate(p, n, dim, label, weight, k, sum_, count)
+        bad = _accumulate(p, n, dim, label, weight, old, k, sum_, count)
     if bad < n:
-        contracts.refuse_label(labels, bad, k)
+        contracts.refuse_label(labels, before, bad, k)
+
+
+def nearer(points, seeds, distances):
+    contracts.check_nearer(points, seeds, distances)
+    cdef Py_ssize_t n = sona_dim(points, 0), dim = sona_dim(points, 1), m = sona_dim(seeds, 0)
+    cdef object out = sona_new(False, m, n, NPY_FLOAT32)
+    cdef const float* p = <const float*>sona_data(points)
+    cdef const float* s = <const float*>sona_data(seeds)
+    cdef const float* d = <const float*>sona_data(distances)
+    cdef float* o = <float*>sona_data(out)
+    with nogil:
+        _nearer(p, n, dim, s, m, d, o)
+    return out
 
 
 def encode_rows(rows, codes, start):
@@ -314,14 +350,12 @@ def top_k(rows, n, queries, k, n_threads=1, codes=None):
     if not single:
         m = sona_dim(queries, 0)
     if codes is not None:
-        room.width = (dim + 63) // 64 * 64
-        code_array, scales, errors = codes.codes, codes.scales, codes.errors
-        if not (sona_is_ready(code_array, NPY_INT8, 2) and sona_dim(code_array, 1) == room.width
+        code_array = codes.codes
+        if not (sona_is_ready(code_array, NPY_INT8, 2)
+                and sona_dim(code_array, 1) == (dim + 63) // 64 * 64
                 and sona_dim(code_array, 0) == sona_dim(rows, 0)):
             contracts.check_top_k(rows, n, queries, k, n_threads, codes)
-        room.codes = <const int8_t*>sona_data(code_array)
-        room.scales = <const float*>sona_data(scales)
-        room.errors = <const float*>sona_data(errors)
+        room = borrow_codes(codes)
         given = &room
     indices = sona_new(single, m, best, NPY_INT64)
     similarities = sona_new(single, m, best, NPY_FLOAT32)

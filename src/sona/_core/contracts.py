@@ -45,7 +45,12 @@ def check_unit_rows(x: Any) -> None:
 
 
 def check_assign(
-    points: Any, centroids: Any, labels: Any, similarities: Any, n_threads: int
+    points: Any,
+    centroids: Any,
+    labels: Any,
+    similarities: Any,
+    n_threads: int,
+    codes: RowCodes | None,
 ) -> None:
     n, dim = _shape(points, 2, "points")
     k = _shape(centroids, 2, "centroids")[0]
@@ -53,11 +58,15 @@ def check_assign(
     require(centroids, (k, dim), np.float32, "centroids")
     require_count(k, 1, None, "n_clusters")
     require(labels, (n,), np.int32, "labels", writable=True)
-    require(similarities, (n,), np.float32, "similarities", writable=True)
+    if similarities is not None:
+        require(similarities, (n,), np.float32, "similarities", writable=True)
     require_count(n_threads, 1, None, "n_threads")
+    _check_codes(codes, n, dim)
 
 
-def check_accumulate(points: Any, labels: Any, weights: Any, sums: Any, counts: Any) -> None:
+def check_accumulate(
+    points: Any, labels: Any, weights: Any, sums: Any, counts: Any, before: Any
+) -> None:
     n, dim = _shape(points, 2, "points")
     k = _shape(sums, 2, "sums")[0]
     require(points, (n, dim), np.float32, "points")
@@ -66,6 +75,16 @@ def check_accumulate(points: Any, labels: Any, weights: Any, sums: Any, counts: 
         require(weights, (n,), np.float64, "weights")
     require(sums, (k, dim), np.float64, "sums", writable=True)
     require(counts, (k,), np.float64, "counts", writable=True)
+    if before is not None:
+        require(before, (n,), np.int32, "before")
+
+
+def check_nearer(points: Any, seeds: Any, distances: Any) -> None:
+    n, dim = _shape(points, 2, "points")
+    m = _shape(seeds, 2, "seeds")[0]
+    require(points, (n, dim), np.float32, "points")
+    require(seeds, (m, dim), np.float32, "seeds")
+    require(distances, (n,), np.float32, "distances")
 
 
 def check_encode_rows(rows: Any, codes: RowCodes, start: int) -> None:
@@ -89,8 +108,7 @@ def check_top_k(
     require(queries, shape, np.float32, "queries")
     require_count(k, 1, n, "k")
     require_count(n_threads, 1, None, "n_threads")
-    if codes is not None and codes.codes.shape != (capacity, RowCodes(0, dim).codes.shape[1]):
-        raise ShapeError(f"`codes` must be for rows of shape {rows.shape}; got other room")
+    _check_codes(codes, capacity, dim)
 
 
 def check_rule(
@@ -109,8 +127,23 @@ def check_rule(
         raise RangeError(f"`max_norm` must be positive; got {max_norm}")
 
 
-def refuse_label(labels: npt.NDArray[np.int32], row: int, n_clusters: int) -> NoReturn:
+def refuse_label(
+    labels: npt.NDArray[np.int32],
+    before: npt.NDArray[np.int32] | None,
+    row: int,
+    n_clusters: int,
+) -> NoReturn:
+    if 0 <= labels[row] < n_clusters and before is not None:
+        raise RangeError(f"`before` must be in [-1, {n_clusters}); got {before[row]} at [{row}]")
     raise RangeError(f"`labels` must be in [0, {n_clusters}); got {labels[row]} at [{row}]")
+
+
+def _check_codes(codes: RowCodes | None, capacity: int, dim: int) -> None:
+    if codes is not None and codes.codes.shape != (capacity, RowCodes(0, dim).codes.shape[1]):
+        raise ShapeError(
+            f"`codes` must have room for {capacity} rows of length {dim}; got room of shape "
+            f"{codes.codes.shape}"
+        )
 
 
 def _shape(x: Any, ndim: int, name: str) -> tuple[int, ...]:

@@ -28,13 +28,6 @@ double decision_step(float* weights, Index dim, Index rank, float scaling, const
                      const DecisionStep& step, int64_t* indices, float* similarities,
                      float* scratch) noexcept;
 
-// False where there was no memory to work with; so too top_k.
-bool assign(const float* points, Index n, const float* centroids, Index k, Index dim,
-            int32_t* labels, float* similarities, int n_threads) noexcept;
-// Returns the first row whose label is outside [0, k), or n; nothing is added then.
-Index accumulate(const float* points, Index n, Index dim, const int32_t* labels,
-                 const double* weights, Index k, double* sums, double* counts) noexcept;
-
 // Rounded copies of rows: row ~ scale * codes, off by a vector of length `error` at most.
 struct Codes {
     const int8_t* codes;
@@ -44,6 +37,21 @@ struct Codes {
 };
 void encode_rows(const float* rows, Index n, Index dim, Index width, int8_t* codes, float* scales,
                  float* errors) noexcept;
+
+// The largest product and its centroid, the lower one where two tie; `similarities` may be null.
+// With codes (points and centroids of length at most 1) the same answer is found sooner.
+// False where there was no memory to work with; so too top_k.
+bool assign(const float* points, Index n, const float* centroids, Index k, Index dim,
+            const Codes* codes, int32_t* labels, float* similarities, int n_threads) noexcept;
+// Adds points to the sums of their clusters; with `before`, takes them off where they were and
+// leaves those alone that stayed. Returns the first row with a label outside [0, k), or n; nothing
+// is added then.
+Index accumulate(const float* points, Index n, Index dim, const int32_t* labels,
+                 const double* weights, const int32_t* before, Index k, double* sums,
+                 double* counts) noexcept;
+// out[j * n + i] = the smaller of distances[i] and |point_i - seed_j|^2, of unit rows
+void nearer(const float* points, Index n, Index dim, const float* seeds, Index m,
+            const float* distances, float* out) noexcept;
 
 // Rows and queries of length at most 1; codes may be null.
 bool top_k(const float* rows, Index n, Index dim, const float* queries, Index n_queries, Index k,

@@ -13,12 +13,14 @@
 
 namespace sona {
 
-#define SONA_TABLE(isa)                    \
-    extern const LoraKernels lora_##isa;   \
-    extern const RowKernels rows_##isa;    \
-    extern const TileKernels tiles_##isa;  \
-    extern const CodeKernels codes_##isa;  \
-    static const Kernels table_##isa = {#isa, &lora_##isa, &rows_##isa, &tiles_##isa, &codes_##isa};
+#define SONA_TABLE(isa)                            \
+    extern const LoraKernels lora_##isa;           \
+    extern const RowKernels rows_##isa;            \
+    extern const TileKernels tiles_##isa;          \
+    extern const CodeKernels codes_##isa;          \
+    extern const CodeTileKernels code_tiles_##isa; \
+    static const Kernels table_##isa = {           \
+        #isa, &lora_##isa, &rows_##isa, &tiles_##isa, &codes_##isa, &code_tiles_##isa};
 
 SONA_TABLE(baseline)
 #if defined(SONA_X86)

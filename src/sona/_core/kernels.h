@@ -82,12 +82,31 @@ struct TileKernels {
                      const float* thresholds, Hit* hits);
 };
 
+// Coded rows against packed panels of `lanes` coded columns (see simd/code_tiles.cpp).
+struct CodeTileKernels {
+    // 0 where this instruction set has nothing to offer over float32
+    Index lanes;
+    // most rows that `products` takes at a time
+    Index block;
+    // what is added to a column's codes, and the largest that they may be before
+    int offset, limit;
+    // out[i * n_panels * lanes + j] = (codes_i . column_j) * scales[j]
+    void (*products)(const int8_t* codes, Index n, Index width, const uint8_t* panels,
+                     Index n_panels, const float* scales, float* out);
+    // Positions of the values that reach the largest less `margin`, ascending; returns how many.
+    Index (*near_best)(const float* values, Index k, float margin, int32_t* hits);
+    // Positions where value * scale + error * by_error >= threshold; n is a multiple of lanes.
+    Index (*above)(const float* values, Index n, float scale, float error, const float* by_error,
+                   const float* thresholds, int32_t* hits);
+};
+
 struct Kernels {
     const char* name;
     const LoraKernels* lora;
     const RowKernels* rows;
     const TileKernels* tiles;
     const CodeKernels* codes;
+    const CodeTileKernels* code_tiles;
 };
 
 }  // namespace sona

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include <new>
+#include <vector>
 
 #include "kernels.h"
 
@@ -30,5 +31,25 @@ inline Index panel_count(Index columns, Index lanes) { return (columns + lanes -
 
 // columns (k, dim) -> panels (ceil(k / lanes), dim + 1, lanes); see simd/tiles.cpp
 void pack_panels(const float* columns, Index k, Index dim, Index lanes, float* panels);
+
+// The same from 8-bit codes of the columns, for the coded tiles.
+class CodePanels {
+   public:
+    // Columns of length at most 1. Throws std::bad_alloc.
+    CodePanels(const float* columns, Index k, Index dim, Index width, const Kernels& kernels);
+
+    Index count() const { return count_; }
+    Index columns() const { return count_ * lanes_; }
+    const uint8_t* codes() const { return codes_.get(); }
+    // per column; 0 for those that only fill up the last panel
+    const float* scales() const { return scales_.data(); }
+    const float* errors() const { return errors_.data(); }
+    float largest_error() const;
+
+   private:
+    Index lanes_, count_;
+    Block<uint8_t> codes_;
+    std::vector<float> scales_, errors_;
+};
 
 }  // namespace sona

@@ -23,6 +23,7 @@ __all__ = [
     "assign",
     "decision_step",
     "encode_rows",
+    "nearer",
     "top_k",
     "unit_rows",
 ]
@@ -272,8 +273,9 @@ def assign(
     points: FloatArray,
     centroids: FloatArray,
     labels: npt.NDArray[np.int32],
-    similarities: FloatArray,
+    similarities: FloatArray | None,
     n_threads: int = 1,
+    codes: RowCodes | None = None,
 ) -> None:
     """Give each point the centroid of largest inner product, the lower index where two tie.
 
@@ -284,22 +286,26 @@ def assign(
         k at least 1.
     labels : ndarray of int32, shape (n,)
         Receives the centroid of each point.
-    similarities : ndarray of float32, shape (n,)
+    similarities : ndarray of float32, shape (n,), or None
         Receives the inner product with it.
     n_threads : int, default 1
         At least 1; the points are split evenly.
+    codes : RowCodes, optional
+        Codes of the points; points and centroids must be of length at most 1 then. They change
+        the cost, and the label only where float32 cannot tell two centroids apart.
 
     Raises
     ------
     ShapeError, DTypeError, RangeError
         Nothing was written.
     """
-    contracts.check_assign(points, centroids, labels, similarities, n_threads)
+    contracts.check_assign(points, centroids, labels, similarities, n_threads, codes)
     for start in range(0, len(points), _BLOCK):
         part = slice(start, start + _BLOCK)
         products = points[part] @ centroids.T
         labels[part] = products.argmax(axis=1)
-        similarities[part] = products.max(axis=1)
+        if similarities is not None:
+            similarities[part] = products.max(axis=1)
 
 
 def accumulate(
@@ -308,6 +314,7 @@ def accumulate(
     weights: npt.NDArray[np.float64] | None,
     sums: npt.NDArray[np.float64],
     counts: npt.NDArray[np.float64],
+    before: npt.NDArray[np.int32] | None = None,
 ) -> None:
     """Add each point, times its weight, to the sum of its cluster.
 
@@ -322,21 +329,63 @@ def accumulate(
         Added to.
     counts : ndarray of float64, shape (k,)
         The weights are added to it.
+    before : ndarray of int32, shape (n,), optional
+        The clusters in whose sums the points are now, -1 for none: they are taken off there, and
+        those that stay are not touched.
 
     Raises
     ------
     ShapeError, DTypeError, RangeError
         Nothing was added.
     """
-    contracts.check_accumulate(points, labels, weights, sums, counts)
-    outside = np.flatnonzero((labels < 0) | (labels >= len(sums)))
-    if outside.size:
-        contracts.refuse_label(labels, int(outside[0]), len(sums))
-    weighted = points.astype(np.float64)
-    if weights is not None:
-        weighted *= weights[:, None]
-    np.add.at(sums, labels, weighted)
-    np.add.at(counts, labels, 1.0 if weights is None else weights)
+    contracts.check_accumulate(points, labels, weights, sums, counts, before)
+    k = len(sums)
+    outside = (labels < 0) | (labels >= k)
+    if before is not None:
+        outside |= (before < -1) | (before >= k)
+    if outside.any():
+        contracts.refuse_label(labels, before, int(outside.argmax()), k)
+    masses = np.ones(len(points)) if weights is None else weights
+    weighted = points * masses[:, None]
+    if before is None:
+        np.add.at(sums, labels, weighted)
+        np.add.at(counts, labels, masses)
+        return
+    moved = labels != before
+    np.add.at(sums, labels[moved], weighted[moved])
+    np.add.at(counts, labels[moved], masses[moved])
+    moved &= before >= 0
+    np.subtract.at(sums, before[moved], weighted[moved])
+    np.subtract.at(counts, before[moved], masses[moved])
+
+
+def nearer(points: FloatArray, seeds: FloatArray, distances: FloatArray) -> FloatArray:
+    """Return what each seed would make of each point's squared distance to its nearest seed.
+
+    Parameters
+    ----------
+    points : ndarray of float32, shape (n, dim)
+        Unit rows.
+    seeds : ndarray of float32, shape (m, dim)
+        Unit rows.
+    distances : ndarray of float32, shape (n,)
+        Squared distance of each point to the seeds there are.
+
+    Returns
+    -------
+    ndarray of float32, shape (m, n)
+        The smaller of distances[i] and |points[i] - seeds[j]|^2; below 1e-6, which is what
+        rounding leaves of equal rows, it is 0.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+    """
+    contracts.check_nearer(points, seeds, distances)
+    squares = 2.0 - 2.0 * (seeds @ points.T)
+    squares[squares < 1e-6] = 0.0
+    nearest: FloatArray = np.minimum(squares, distances)
+    return nearest
 
 
 def encode_rows(rows: FloatArray, codes: RowCodes, start: int) -> None:
