@@ -146,7 +146,7 @@ def test_zero_rows_belong_but_do_not_pull() -> None:
     assert km.labels_.shape == (45,)
     only = SphericalKMeans(3).fit(np.zeros((4, 6)))
     assert only.centroids_.shape == (1, 6)
-    assert only.inertia_ == 4.0
+    assert only.inertia_ == 0.0
     # Seeds are drawn among directions.
     km = SphericalKMeans(2).fit(with_zeros)
     np.testing.assert_allclose(np.linalg.norm(km.centroids_, axis=1), 1.0, atol=1e-5)

@@ -37,6 +37,7 @@ __all__ = [
     "encode_rows",
     "forced",
     "nearer",
+    "screens_assignments",
     "top_k",
     "unit_rows",
 ]
@@ -85,6 +86,7 @@ if TYPE_CHECKING or backend == "native":
         decision_step,
         encode_rows,
         nearer,
+        screens_assignments,
         top_k,
         unit_rows,
     )
@@ -99,6 +101,7 @@ else:
         decision_step,
         encode_rows,
         nearer,
+        screens_assignments,
         top_k,
         unit_rows,
     )

@@ -56,7 +56,9 @@ def assign(
     similarities: FloatArray | None,
     n_threads: int = 1,
     codes: RowCodes | None = None,
+    moved: npt.NDArray[np.bool_] | None = None,
 ) -> None: ...
+def screens_assignments() -> bool: ...
 def nearer(points: FloatArray, seeds: FloatArray, distances: FloatArray) -> FloatArray: ...
 def accumulate(
     points: FloatArray,

@@ -3,7 +3,7 @@
 # cython: embedsignature=True, embedsignature.format=clinic
 """Native twins of `sona._core.reference`: check, borrow the memory, call. No algorithm is here."""
 
-from libc.stdint cimport int8_t, int32_t, int64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 
 from sona._core import arrays, contracts
@@ -29,8 +29,11 @@ cdef extern from "core.h" namespace "sona" nogil:
     cdef struct RowKernels:
         double (*unit)(const float* row, Py_ssize_t dim, float* unit)
         int (*all_finite)(const float* values, Py_ssize_t n)
+    cdef struct CodeTileKernels:
+        Py_ssize_t lanes
     cdef struct Kernels:
         const RowKernels* rows
+        const CodeTileKernels* code_tiles
     cdef struct Codes:
         const int8_t* codes
         const float* scales
@@ -52,7 +55,8 @@ cdef extern from "core.h" namespace "sona" nogil:
         const DecisionStep& step, int64_t* indices, float* similarities, float* scratch)
     bint _assign "sona::assign"(
         const float* points, Py_ssize_t n, const float* centroids, Py_ssize_t k, Py_ssize_t dim,
-        const Codes* codes, int32_t* labels, float* similarities, int n_threads)
+        const Codes* codes, const uint8_t* moved, int32_t* labels, float* similarities,
+        int n_threads)
     Py_ssize_t _accumulate "sona::accumulate"(
         const float* points, Py_ssize_t n, Py_ssize_t dim, const int32_t* labels,
         const double* weights, const int32_t* before, Py_ssize_t k, double* sums, double* counts)
@@ -268,8 +272,8 @@ cdef Codes borrow_codes(codes):
     return room
 
 
-def assign(points, centroids, labels, similarities, n_threads=1, codes=None):
-    contracts.check_assign(points, centroids, labels, similarities, n_threads, codes)
+def assign(points, centroids, labels, similarities, n_threads=1, codes=None, moved=None):
+    contracts.check_assign(points, centroids, labels, similarities, n_threads, codes, moved)
     cdef Py_ssize_t n = sona_dim(points, 0), k = sona_dim(centroids, 0), dim = sona_dim(points, 1)
     cdef const float* p = <const float*>sona_data(points)
     cdef const float* c = <const float*>sona_data(centroids)
@@ -278,14 +282,17 @@ def assign(points, centroids, labels, similarities, n_threads=1, codes=None):
     cdef int threads = n_threads
     cdef Codes room
     cdef const Codes* given = NULL
+    cdef const uint8_t* flags = NULL
     cdef bint done
+    if moved is not None:
+        flags = <const uint8_t*>sona_data(moved)
     if similarities is not None:
         similarity = <float*>sona_data(similarities)
     if codes is not None:
         room = borrow_codes(codes)
         given = &room
     with nogil:
-        done = _assign(p, n, c, k, dim, given, label, similarity, threads)
+        done = _assign(p, n, c, k, dim, given, flags, label, similarity, threads)
     if not done:
         raise MemoryError
 
@@ -307,6 +314,10 @@ def accumulate(points, labels, weights, sums, counts, before=None):
         bad = _accumulate(p, n, dim, label, weight, old, k, sum_, count)
     if bad < n:
         contracts.refuse_label(labels, before, bad, k)
+
+
+def screens_assignments():
+    return active().code_tiles.lanes > 0
 
 
 def nearer(points, seeds, distances):

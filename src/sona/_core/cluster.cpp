@@ -23,6 +23,14 @@ const Index CROWDED = 6;
 // Threads share out whole chapters, so that the path, and with it the last bit, is not theirs.
 const Index CHAPTER = 1536;
 
+// The centroids that are not where they were when the labels were found.
+struct Moved {
+    const uint8_t* flags;  // per centroid; null where nothing is known
+    std::vector<int64_t> which;
+
+    bool stays(int32_t label) const { return flags && !flags[label]; }
+};
+
 struct Assignment {
     const float* points;
     const float* centroids;
@@ -42,53 +50,92 @@ struct Assignment {
         }
     }
 
-    // The codes leave each point a few candidates, mostly one; float32 decides between them.
-    void by_codes(Index begin, Index end, const Codes& codes, const CodePanels& columns) const {
+    // One chapter. Points whose own centroid did not move go on only to one that did.
+    void by_codes(Index begin, Index end, const Codes& codes, const CodePanels& all,
+                  const CodePanels* moved, const Moved& changes) const {
+        std::vector<int64_t> open, settled;
+        for (Index i = begin; i < end; ++i)
+            (changes.stays(labels[i]) ? settled : open).push_back(i);
+        if (!screen(open, codes, all, nullptr)) {
+            by_float(begin, end);
+            return;
+        }
+        if (moved)
+            screen(settled, codes, *moved, &changes);
+        else if (similarities)
+            for (const int64_t i : settled) similarities[i] = own_similarity(i);
+    }
+
+   private:
+    float own_similarity(Index i) const {
+        const int64_t own = labels[i];
+        float product;
+        kernels.rows->dots_at(centroids, dim, &own, 1, points + i * dim, &product);
+        return product;
+    }
+
+    // The codes leave each point a few candidates, mostly one; float32 decides between them. With
+    // `changes` the columns are the centroids that moved, and a point's own one is a candidate too.
+    // False, with nothing decided for good, where the candidates are so many that it does not pay.
+    bool screen(const std::vector<int64_t>& rows, const Codes& codes, const CodePanels& columns,
+                const Moved* changes) const {
         const CodeTileKernels& tiles = *kernels.code_tiles;
-        const Index block = std::max((Index)8, std::min(tiles.block, HELD / columns.columns()));
+        const Index n = (Index)rows.size(), width = columns.columns();
+        const Index n_columns = changes ? (Index)changes->which.size() : k;
+        const Index block = std::max((Index)8, std::min(tiles.block, HELD / width));
         const float column_error = columns.largest_error();
-        std::vector<float> values((size_t)(block * columns.columns()));
-        std::vector<int32_t> hits((size_t)k);
-        std::vector<int64_t> candidates((size_t)k);
-        std::vector<float> exact((size_t)k);
-        for (Index i = begin, m; i < end; i += m) {
-            m = std::min({block, end - i, CHAPTER - i % CHAPTER});
-            tiles.products(codes.codes + i * codes.width, m, codes.width, columns.codes(),
+        std::vector<float> values((size_t)(block * width)), exact((size_t)n_columns);
+        std::vector<int32_t> hits((size_t)n_columns);
+        std::vector<int64_t> candidates((size_t)n_columns);
+        for (Index first = 0; first < n; first += block) {
+            const Index m = std::min(block, n - first);
+            tiles.products(codes.codes, rows.data() + first, m, codes.width, columns.codes(),
                            columns.count(), columns.scales(), values.data());
             Index rescored = 0;
             for (Index r = 0; r < m; ++r) {
-                const float* point = points + (i + r) * dim;
-                const float scale = codes.scales[i + r], error = codes.errors[i + r];
+                const Index i = rows[(size_t)(first + r)];
+                const float scale = codes.scales[i], error = codes.errors[i];
                 // |x.c - x'.c'| <= |x| |c - c'| + |x - x'| |c'|, twice, and the rounding of float32.
                 const float bound = (column_error * (1.0f + error) + error) * 1.00001f + 4e-6f +
                                     (float)(dim + 8) * 6e-8f;
                 const float margin = scale > 0.0f ? 2.0f * bound / scale : INFINITY;
-                const Index found =
-                    tiles.near_best(values.data() + r * columns.columns(), k, margin, hits.data());
-                Index best = 0;
-                if (found > 1 || similarities) {
-                    for (Index j = 0; j < found; ++j) candidates[(size_t)j] = hits[(size_t)j];
-                    kernels.rows->dots_at(centroids, dim, candidates.data(), found, point,
-                                          exact.data());
-                    for (Index j = 1; j < found; ++j)
-                        if (exact[(size_t)j] > exact[(size_t)best]) best = j;
-                    if (similarities) similarities[i + r] = exact[(size_t)best];
+                float best = -INFINITY, floor = -INFINITY;
+                if (changes) {
+                    best = own_similarity(i);
+                    floor = scale > 0.0f ? (best - bound) / scale : -INFINITY;
                 }
+                const Index found = tiles.near_best(values.data() + r * width, n_columns, margin,
+                                                    floor, hits.data());
                 rescored += found;
-                labels[i + r] = hits[(size_t)best];
+                if (!changes && found == 1 && !similarities) {
+                    labels[i] = hits[0];
+                    continue;
+                }
+                for (Index j = 0; j < found; ++j)
+                    candidates[(size_t)j] =
+                        changes ? changes->which[(size_t)hits[(size_t)j]] : hits[(size_t)j];
+                kernels.rows->dots_at(centroids, dim, candidates.data(), found, points + i * dim,
+                                      exact.data());
+                for (Index j = 0; j < found; ++j) {
+                    const float value = exact[(size_t)j];
+                    const int32_t label = (int32_t)candidates[(size_t)j];
+                    if (value < best || (value == best && label > labels[i])) continue;
+                    best = value;
+                    labels[i] = label;
+                }
+                if (similarities) similarities[i] = best;
             }
-            if (i % CHAPTER == 0 && rescored * CROWDED > m * k) {
-                by_float(i + m, std::min(end, i + CHAPTER));
-                m = std::min(end - i, CHAPTER);
-            }
+            if (first == 0 && !changes && rescored * CROWDED > m * k) return false;
         }
+        return true;
     }
 };
 
 }  // namespace
 
 bool assign(const float* points, Index n, const float* centroids, Index k, Index dim,
-            const Codes* codes, int32_t* labels, float* similarities, int n_threads) noexcept {
+            const Codes* codes, const uint8_t* moved, int32_t* labels, float* similarities,
+            int n_threads) noexcept {
     const Kernels& kernels = active();
     const Index lanes = kernels.tiles->lanes, n_panels = panel_count(k, lanes);
     // A handful of centroids fills no panel: float32 is as fast.
@@ -100,15 +147,29 @@ bool assign(const float* points, Index n, const float* centroids, Index k, Index
         pack_panels(centroids, k, dim, lanes, panels.get());
         const Assignment work{points,       centroids, k,           dim,     labels,
                               similarities, kernels,   panels.get(), n_panels};
-        const std::unique_ptr<CodePanels> columns(
-            screened ? new CodePanels(centroids, k, dim, codes->width, kernels) : nullptr);
+        std::unique_ptr<CodePanels> all, some;
+        Moved changes{screened ? moved : nullptr, {}};
+        if (screened) all.reset(new CodePanels(centroids, k, dim, codes->width, kernels));
+        if (changes.flags) {
+            std::vector<float> columns;
+            for (Index c = 0; c < k; ++c) {
+                if (!moved[c]) continue;
+                changes.which.push_back(c);
+                columns.insert(columns.end(), centroids + c * dim, centroids + (c + 1) * dim);
+            }
+            if (!changes.which.empty())
+                some.reset(new CodePanels(columns.data(), (Index)changes.which.size(), dim,
+                                          codes->width, kernels));
+        }
         parallel_rows((n + CHAPTER - 1) / CHAPTER, n_threads, [&](Index first, Index last) {
-            const Index begin = first * CHAPTER, end = std::min(n, last * CHAPTER);
             try {
-                if (columns)
-                    work.by_codes(begin, end, *codes, *columns);
-                else
-                    work.by_float(begin, end);
+                for (Index chapter = first; chapter < last; ++chapter) {
+                    const Index begin = chapter * CHAPTER, end = std::min(n, begin + CHAPTER);
+                    if (all)
+                        work.by_codes(begin, end, *codes, *all, some.get(), changes);
+                    else
+                        work.by_float(begin, end);
+                }
             } catch (const std::exception&) {
                 done = false;
             }
@@ -143,16 +204,21 @@ Index accumulate(const float* points, Index n, Index dim, const int32_t* labels,
 void nearer(const float* points, Index n, Index dim, const float* seeds, Index m,
             const float* distances, float* out) noexcept {
     const RowKernels& rows = *active().rows;
-    for (Index i = 0; i < n; ++i) {
-        float products[16];
-        for (Index first = 0; first < m; first += 16) {
-            const Index part = std::min((Index)16, m - first);
-            rows.dots(seeds + first * dim, part, dim, points + i * dim, products);
-            for (Index j = 0; j < part; ++j) {
-                const float square = 2.0f - 2.0f * products[j];
-                // Below this it is what rounding leaves of equal rows.
-                const float own = square < 1e-6f ? 0.0f : square;
-                out[(first + j) * n + i] = own < distances[i] ? own : distances[i];
+    const Index PART = 64, FEW = 16;
+    float products[PART * FEW];
+    for (Index first = 0; first < m; first += FEW) {
+        const Index few = std::min(FEW, m - first);
+        for (Index i = 0; i < n; i += PART) {
+            const Index part = std::min(PART, n - i);
+            rows.cross(seeds + first * dim, few, dim, points + i * dim, part, products);
+            for (Index j = 0; j < few; ++j) {
+                float* to = out + (first + j) * n + i;
+                for (Index p = 0; p < part; ++p) {
+                    const float square = 2.0f - 2.0f * products[p * few + j];
+                    // Below this it is what rounding leaves of equal rows.
+                    const float own = square < 1e-6f ? 0.0f : square;
+                    to[p] = own < distances[i + p] ? own : distances[i + p];
+                }
             }
         }
     }

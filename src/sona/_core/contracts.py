@@ -51,6 +51,7 @@ def check_assign(
     similarities: Any,
     n_threads: int,
     codes: RowCodes | None,
+    moved: Any,
 ) -> None:
     n, dim = _shape(points, 2, "points")
     k = _shape(centroids, 2, "centroids")[0]
@@ -62,6 +63,11 @@ def check_assign(
         require(similarities, (n,), np.float32, "similarities", writable=True)
     require_count(n_threads, 1, None, "n_threads")
     _check_codes(codes, n, dim)
+    if moved is not None:
+        require(moved, (k,), np.bool_, "moved")
+        outside = (labels < 0) | (labels >= k)
+        if outside.any():
+            refuse_label(labels, None, int(outside.argmax()), k)
 
 
 def check_accumulate(

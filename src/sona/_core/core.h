@@ -39,10 +39,12 @@ void encode_rows(const float* rows, Index n, Index dim, Index width, int8_t* cod
                  float* errors) noexcept;
 
 // The largest product and its centroid, the lower one where two tie; `similarities` may be null.
-// With codes (points and centroids of length at most 1) the same answer is found sooner.
+// With codes (points and centroids of length at most 1) the same answer is found sooner, and sooner
+// still with a flag for each centroid that moved since the labels given were found.
 // False where there was no memory to work with; so too top_k.
 bool assign(const float* points, Index n, const float* centroids, Index k, Index dim,
-            const Codes* codes, int32_t* labels, float* similarities, int n_threads) noexcept;
+            const Codes* codes, const uint8_t* moved, int32_t* labels, float* similarities,
+            int n_threads) noexcept;
 // Adds points to the sums of their clusters; with `before`, takes them off where they were and
 // leaves those alone that stayed. Returns the first row with a label outside [0, k), or n; nothing
 // is added then.

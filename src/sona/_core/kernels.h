@@ -30,6 +30,8 @@ struct LoraKernels {
 struct RowKernels {
     // out[i] = rows_i . query
     void (*dots)(const float* rows, Index n, Index dim, const float* query, float* out);
+    // out[i * m + j] = points_i . rows_j, for few rows and many points
+    void (*cross)(const float* rows, Index m, Index dim, const float* points, Index n, float* out);
     // out[j] = rows[index[j]] . query
     void (*dots_at)(const float* rows, Index dim, const int64_t* index, Index k,
                     const float* query, float* out);
@@ -90,11 +92,12 @@ struct CodeTileKernels {
     Index block;
     // what is added to a column's codes, and the largest that they may be before
     int offset, limit;
-    // out[i * n_panels * lanes + j] = (codes_i . column_j) * scales[j]
-    void (*products)(const int8_t* codes, Index n, Index width, const uint8_t* panels,
-                     Index n_panels, const float* scales, float* out);
-    // Positions of the values that reach the largest less `margin`, ascending; returns how many.
-    Index (*near_best)(const float* values, Index k, float margin, int32_t* hits);
+    // out[i * n_panels * lanes + j] = (codes_rows[i] . column_j) * scales[j]
+    void (*products)(const int8_t* codes, const int64_t* rows, Index n, Index width,
+                     const uint8_t* panels, Index n_panels, const float* scales, float* out);
+    // Positions of the values that reach `floor` and the largest less `margin`, ascending; returns
+    // how many.
+    Index (*near_best)(const float* values, Index k, float margin, float floor, int32_t* hits);
     // Positions where value * scale + error * by_error >= threshold; n is a multiple of lanes.
     Index (*above)(const float* values, Index n, float scale, float error, const float* by_error,
                    const float* thresholds, int32_t* hits);

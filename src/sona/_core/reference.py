@@ -24,6 +24,7 @@ __all__ = [
     "decision_step",
     "encode_rows",
     "nearer",
+    "screens_assignments",
     "top_k",
     "unit_rows",
 ]
@@ -276,6 +277,7 @@ def assign(
     similarities: FloatArray | None,
     n_threads: int = 1,
     codes: RowCodes | None = None,
+    moved: npt.NDArray[np.bool_] | None = None,
 ) -> None:
     """Give each point the centroid of largest inner product, the lower index where two tie.
 
@@ -293,13 +295,17 @@ def assign(
     codes : RowCodes, optional
         Codes of the points; points and centroids must be of length at most 1 then. They change
         the cost, and the label only where float32 cannot tell two centroids apart.
+    moved : ndarray of bool, shape (k,), optional
+        False for centroids that are bit for bit what they were when `labels`, which must hold the
+        answer of then, was found: their points can only go to a centroid that moved. Changes the
+        cost, not the answer.
 
     Raises
     ------
     ShapeError, DTypeError, RangeError
         Nothing was written.
     """
-    contracts.check_assign(points, centroids, labels, similarities, n_threads, codes)
+    contracts.check_assign(points, centroids, labels, similarities, n_threads, codes, moved)
     for start in range(0, len(points), _BLOCK):
         part = slice(start, start + _BLOCK)
         products = points[part] @ centroids.T
@@ -357,6 +363,11 @@ def accumulate(
     moved &= before >= 0
     np.subtract.at(sums, before[moved], weighted[moved])
     np.subtract.at(counts, before[moved], masses[moved])
+
+
+def screens_assignments() -> bool:
+    """Do codes make `assign` faster here? Where they do not, making them is a waste."""
+    return False
 
 
 def nearer(points: FloatArray, seeds: FloatArray, distances: FloatArray) -> FloatArray:

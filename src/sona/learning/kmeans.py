@@ -6,7 +6,7 @@ product, and the centroid that serves a cluster best is the normalised sum of it
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,13 @@ import numpy.typing as npt
 from sona import _core
 from sona._core import FloatArray
 from sona.errors import ConfigError, NonFiniteError, NotFittedError, RangeError, ShapeError
+from sona.learning.seeding import choose_seeds
 
 __all__ = ["SphericalKMeans"]
 
 
 class SphericalKMeans:
-    """Cluster directions by Lloyd's algorithm from a greedy k-means++ start.
+    """Cluster directions by Lloyd's algorithm from a careful start.
 
     Parameters
     ----------
@@ -27,8 +28,9 @@ class SphericalKMeans:
         Most clusters to form, at least 1. Fewer come out where there are fewer distinct points.
     init : "k-means++" or array_like of shape (k, dim), default "k-means++"
         Where to start: seeds drawn with probability proportional to the weighted squared distance
-        from the seeds before them, the best of several draws each time [1]_, or given centroids
-        (k takes the place of `n_clusters`; they are normalised).
+        from the seeds before them, the best of several draws each time, and mended by swaps
+        (`sona.learning.seeding`), or given centroids (k takes the place of `n_clusters`; they are
+        normalised).
     max_iter : int, default 100
         Most Lloyd iterations, at least 0.
     tol : float, default 1e-4
@@ -55,13 +57,12 @@ class SphericalKMeans:
     every centroid, and moves none. A cluster that loses all its weight takes over the point that
     is farthest from its own centroid. An instance may be used by one thread at a time.
 
-    Costs 2 * n * k * dim operations per iteration, and log(k) + 2 times as many for the start.
+    Costs 2 * n * k * dim operations per iteration [1]_, less where 8-bit products rule most
+    centroids out, and log(k) + 2 times as many for the start.
 
     References
     ----------
-    .. [1] D. Arthur and S. Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007
-       (greedy variant of its section 7).
-    .. [2] I. S. Dhillon and D. S. Modha, "Concept decompositions for large sparse text data using
+    .. [1] I. S. Dhillon and D. S. Modha, "Concept decompositions for large sparse text data using
        clustering", Machine Learning 42, 2001.
 
     Examples
@@ -134,7 +135,7 @@ class SphericalKMeans:
             centroids = _core.unit_rows(given)
         self.centroids_, self.n_iter_ = fit.lloyd(centroids, self.max_iter, self.tol)
         self.labels_ = fit.labels
-        self.inertia_ = fit.inertia()
+        self.inertia_ = fit.inertia(self.centroids_)
         return self
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.int32]:
@@ -149,129 +150,130 @@ class SphericalKMeans:
         if not hasattr(self, "centroids_"):
             raise NotFittedError("`fit` must be called before `predict`")
         points = _core.unit_rows(_core.as_matrix(X, self.centroids_.shape[1], "X"))
-        labels = np.empty(len(points), dtype=np.int32)
-        similarities = np.empty(len(points), dtype=np.float32)
-        _core.assign(points, self.centroids_, labels, similarities, self.n_threads)
-        return labels
+        fit = _Fit(points, None, self.n_threads)
+        fit.assign(self.centroids_)
+        return fit.labels
 
 
 class _Fit:
-    """The arrays of one fit: unit points, their weights, labels and similarities."""
+    """The arrays of one fit: unit points, their weights, labels, and the sums of the clusters."""
 
     def __init__(
         self, points: FloatArray, weights: npt.NDArray[np.float64] | None, n_threads: int
     ) -> None:
+        n, dim = points.shape
         self.points = points
         self.weights = weights
         self.n_threads = n_threads
-        self.labels = np.empty(len(points), dtype=np.int32)
-        self.similarities = np.empty(len(points), dtype=np.float32)
-        self._is_zero: npt.NDArray[np.bool_] = np.asarray(~points.any(axis=1))
+        self.labels = np.full(n, -1, dtype=np.int32)
+        self._codes: _core.RowCodes | None = None
+        if _core.screens_assignments():
+            self._codes = _core.RowCodes(n, dim)
+            _core.encode_rows(points, self._codes, 0)
+        # The clusters in whose sums the points are.
+        self._summed = np.full(n, -1, dtype=np.int32)
+        self._sums = np.zeros((0, dim))
+        self._counts = np.zeros(0)
 
     def seed(self, n_clusters: int, rng: np.random.Generator) -> FloatArray:
-        """Greedy k-means++: draw candidates by weighted squared distance, keep the best."""
-        points = self.points
-        mass = np.ones(len(points)) if self.weights is None else self.weights.copy()
-        mass[self._is_zero] = 0.0
+        mass = np.ones(len(self.points)) if self.weights is None else self.weights.copy()
+        mass[self._is_zero()] = 0.0
         if not mass.any():
-            return points[:1].copy()
-        n_candidates = 2 + int(np.log(n_clusters))
-        chosen = [_draw(mass, 1, rng)[0]]
-        distances = _distances(points[chosen], points)[0]
-        while len(chosen) < min(n_clusters, len(points)):
-            potential = mass * distances
-            if not potential.any():
-                break
-            candidates = _draw(potential, n_candidates, rng)
-            nearer = np.minimum(distances, _distances(points[candidates], points))
-            best = int(np.argmin(nearer @ mass))
-            chosen.append(candidates[best])
-            distances = nearer[best]
-        return points[chosen]
+            return self.points[:1].copy()
+        return self.points[choose_seeds(self.points, mass, n_clusters, rng)]
 
     def lloyd(self, centroids: FloatArray, max_iter: int, tol: float) -> tuple[FloatArray, int]:
         """Alternate assignment and update; labels fit the centroids that are returned."""
+        self._sums = np.zeros(centroids.shape)
+        self._counts = np.zeros(len(centroids))
         enough = tol * self._variance()
-        self._assign(centroids)
+        self.assign(centroids)
         for n_iter in range(1, max_iter + 1):
             moved = self._update(centroids)
             shift = float(np.square(moved.astype(np.float64) - centroids).sum())
+            changed = (moved != centroids).any(axis=1)
             centroids = moved
             before = self.labels.copy()
-            self._assign(centroids)
+            self.assign(centroids, changed)
             if shift <= enough or np.array_equal(before, self.labels):
                 return centroids, n_iter
         return centroids, max_iter
 
-    def inertia(self) -> float:
-        squares = np.where(self._is_zero, 1.0, 2.0 - 2.0 * self.similarities.astype(np.float64))
-        return float(self._total(np.maximum(squares, 0.0)))
+    def inertia(self, centroids: FloatArray) -> float:
+        """The sum of |x|^2 - 2 x.c + |c|^2 over the points, from the sums of the clusters."""
+        self._accumulate()
+        wide = centroids.astype(np.float64)
+        products = float(np.vdot(wide, self._sums))
+        lengths = float(np.square(wide).sum(axis=1) @ self._counts)
+        return max(self._squares - 2.0 * products + lengths, 0.0)
 
-    def _assign(self, centroids: FloatArray) -> None:
-        _core.assign(self.points, centroids, self.labels, self.similarities, self.n_threads)
+    def assign(self, centroids: FloatArray, moved: npt.NDArray[np.bool_] | None = None) -> None:
+        _core.assign(self.points, centroids, self.labels, None, self.n_threads, self._codes, moved)
 
     def _update(self, centroids: FloatArray) -> FloatArray:
         """The normalised weighted sums; where a sum vanishes the old centroid stays."""
-        sums = np.zeros(centroids.shape, dtype=np.float64)
-        counts = np.zeros(len(centroids), dtype=np.float64)
-        _core.accumulate(self.points, self.labels, self.weights, sums, counts)
-        self._refill(sums, counts)
-        lengths = np.sqrt(np.square(sums).sum(axis=1, keepdims=True))
+        self._accumulate()
+        self._refill(centroids)
+        lengths = np.sqrt(np.square(self._sums).sum(axis=1, keepdims=True))
         # Unit points that cancel leave rounding behind, not a direction.
-        vanished = lengths <= 1e-6 * counts[:, None]
-        moved = sums / np.where(vanished, 1.0, lengths)
+        vanished = lengths <= 1e-6 * self._counts[:, None]
+        moved = self._sums / np.where(vanished, 1.0, lengths)
         return np.where(vanished, centroids, moved).astype(np.float32)
 
-    def _refill(self, sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> None:
+    def _accumulate(self) -> None:
+        """Bring the sums up to date with the labels, touching only the points that moved."""
+        if self.weights is None:
+            before = self._summed
+        else:
+            # Differences of weights leave rounding behind, which hides that a cluster is empty.
+            before = None
+            self._sums[:] = 0.0
+            self._counts[:] = 0.0
+        _core.accumulate(self.points, self.labels, self.weights, self._sums, self._counts, before)
+        self._summed[:] = self.labels
+
+    def _refill(self, centroids: FloatArray) -> None:
         """Move the points that are served worst into the clusters that lost all weight."""
-        empty = np.flatnonzero(counts == 0.0)
+        empty = np.flatnonzero(self._counts == 0.0)
         if not empty.size:
             return
-        usable = ~self._is_zero
+        served = np.einsum("ij,ij->i", self.points, centroids[self.labels])
+        served[self._is_zero()] = 1.0
         if self.weights is not None:
-            usable &= self.weights > 0.0
-        served = np.where(usable, self.similarities, 1.0)
-        for cluster in empty:
+            served[self.weights == 0.0] = 1.0
+        for cluster in empty.tolist():
             i = int(served.argmin())
             # A point that coincides with its centroid gives nothing to gain.
             if served[i] >= 1.0 - 1e-6:
                 break
             np.maximum(served, self.points @ self.points[i], out=served)
-            weight = 1.0 if self.weights is None else self.weights[i]
+            weight = 1.0 if self.weights is None else float(self.weights[i])
             point = weight * self.points[i].astype(np.float64)
-            sums[self.labels[i]] -= point
-            counts[self.labels[i]] -= weight
-            sums[cluster] += point
-            counts[cluster] += weight
+            old = int(self.labels[i])
+            self._sums[old] -= point
+            self._counts[old] -= weight
+            self._sums[cluster] += point
+            self._counts[cluster] += weight
+            self.labels[i] = self._summed[i] = cluster
+
+    def _is_zero(self) -> npt.NDArray[np.bool_]:
+        return np.asarray(~self.points.any(axis=1))
+
+    @cached_property
+    def _squares(self) -> float:
+        """Weighted sum of the squared lengths of the points."""
+        squares = np.einsum("ij,ij->i", self.points, self.points).astype(np.float64)
+        return float(squares.sum() if self.weights is None else np.dot(self.weights, squares))
 
     def _variance(self) -> float:
         """Mean over the coordinates of the weighted variance of the unit points."""
-        total = self._total(np.ones(len(self.points)))
-        mean = self._total(self.points) / total
-        squares = self._total(~self._is_zero) / total
-        return float((squares - mean @ mean) / self.points.shape[1])
-
-    def _total(self, values: npt.NDArray[Any]) -> Any:
         if self.weights is None:
-            return values.sum(axis=0, dtype=np.float64)
-        return self.weights @ values
-
-
-def _draw(
-    mass: npt.NDArray[np.float64], size: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
-    """Draw rows with probability proportional to `mass`; a row without mass never comes."""
-    cumulative = np.cumsum(mass)
-    drawn = np.searchsorted(cumulative, rng.random(size) * cumulative[-1], side="right")
-    last = np.flatnonzero(mass)[-1]
-    return np.asarray(np.minimum(drawn, last), dtype=np.int64)
-
-
-def _distances(seeds: FloatArray, points: FloatArray) -> npt.NDArray[np.float64]:
-    """Squared distances of shape (seeds, points); what rounding leaves of equal rows is zero."""
-    squares = 2.0 - 2.0 * (seeds @ points.T).astype(np.float64)
-    squares[squares < 1e-6] = 0.0
-    return squares
+            total, mean = float(len(self.points)), self.points.mean(axis=0, dtype=np.float64)
+        else:
+            total = float(self.weights.sum())
+            mean = (self.weights @ self.points) / total
+        spread = self._squares / total - float(np.dot(mean, mean))
+        return float(spread / self.points.shape[1])
 
 
 def _as_weights(sample_weight: npt.ArrayLike, n: int) -> npt.NDArray[np.float64]:

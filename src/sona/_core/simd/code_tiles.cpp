@@ -75,10 +75,10 @@ int32_t total(const int8_t* codes, Index width) {
     return sum;
 }
 
-void products(const int8_t* codes, Index n, Index width, const uint8_t* panels, Index n_panels,
-              const float* scales, float* out) {
+void products(const int8_t* codes, const int64_t* rows, Index n, Index width,
+              const uint8_t* panels, Index n_panels, const float* scales, float* out) {
     int32_t start[BLOCK];
-    for (Index r = 0; r < n; ++r) start[r] = -OFFSET * total(codes + r * width, width);
+    for (Index r = 0; r < n; ++r) start[r] = -OFFSET * total(codes + rows[r] * width, width);
     const Index columns = n_panels * LANES;
     for (Index p = 0; p < n_panels; ++p) {
         for (Index i = 0; i < n; i += ROWS) {
@@ -87,7 +87,7 @@ void products(const int8_t* codes, Index n, Index width, const uint8_t* panels, 
             // A tile that hangs over the end repeats the last row.
             SONA_UNROLL for (int r = 0; r < ROWS; ++r) {
                 const Index own = i + r < n ? i + r : n - 1;
-                row[r] = codes + own * width;
+                row[r] = codes + rows[own] * width;
                 const vi bias = ifour(start[own]);
                 SONA_UNROLL for (int v = 0; v < VECS; ++v) sum[r][v] = bias;
             }
@@ -114,13 +114,13 @@ void products(const int8_t* codes, Index n, Index width, const uint8_t* panels, 
     }
 }
 
-Index near_best(const float* values, Index k, float margin, int32_t* hits) {
+Index near_best(const float* values, Index k, float margin, float floor, int32_t* hits) {
     vf top = vset(values[0]);
     Index j = 0;
     for (; j + W <= k; j += W) top = vmax(top, vload(values + j));
     float best = vtop(top);
     for (; j < k; ++j) best = values[j] > best ? values[j] : best;
-    const float least = best - margin;
+    const float least = best - margin > floor ? best - margin : floor;
     const vf below = vset(least);
     Index found = 0;
     for (j = 0; j + W <= k; j += W)
