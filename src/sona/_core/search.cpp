@@ -25,6 +25,8 @@ namespace {
 const Index BLOCK = 256;
 // Fewer rows than this are not worth a coarse sieve.
 const Index FEW_ROWS = 96;
+// From this many rows on coding a group of queries pays.
+const Index MANY_ROWS = 2048;
 // From this many queries on, a group of them is worth packing; more than GROUP leave the cache.
 const Index FEW_QUERIES = 4;
 const Index GROUP = 96;
@@ -89,15 +91,20 @@ struct Search {
                              error[r] * by_error + constant);
             }
         }
-        w.fine.reset(k);
-        const std::vector<Candidate>& passed_on = w.coarse.survivors();
+        refine(query, w.coarse, w.fine);
+    }
+
+    // Survivors of the codes, sieved by their float32 products.
+    void refine(const float* query, Sieve& coarse, Sieve& fine) const {
+        fine.reset(k);
+        const std::vector<Candidate>& passed_on = coarse.survivors();
         float exact[BLOCK];
         int64_t index[BLOCK];
         for (size_t i = 0; i < passed_on.size(); i += BLOCK) {
             const Index m = std::min(BLOCK, (Index)(passed_on.size() - i));
             for (Index j = 0; j < m; ++j) index[j] = passed_on[i + (size_t)j].row;
             row_kernels.dots_at(rows, dim, index, m, query, exact);
-            for (Index j = 0; j < m; ++j) w.fine.add(index[j], exact[j], rounding);
+            for (Index j = 0; j < m; ++j) fine.add(index[j], exact[j], rounding);
         }
     }
 
@@ -165,6 +172,49 @@ struct Search {
         }
     }
 
+    // The same by the codes of the rows and of the queries; float32 sees only what they leave.
+    void coded_group(const CodeTileKernels& tiles, const float* queries, Index m, Index n,
+                     int64_t* indices, float* similarities) const {
+        const CodePanels panels(queries, m, dim, codes->width, active());
+        const size_t columns = (size_t)panels.columns();
+        // upper end = product * scale + error * by_error + constant, as in coarse_sieve
+        std::vector<float> by_error(columns), constant(columns), thresholds(columns, INFINITY);
+        std::vector<Sieve> sieves((size_t)m);
+        for (size_t q = 0; q < (size_t)m; ++q) {
+            by_error[q] = (1.0f + panels.errors()[q]) * 1.00001f;
+            constant[q] = panels.errors()[q] * 1.00001f + 4e-6f;
+            thresholds[q] = -INFINITY;
+            sieves[q].reset(k);
+        }
+        std::vector<float> values((size_t)tiles.block * columns);
+        std::vector<int32_t> hits(columns);
+        std::vector<int64_t> own((size_t)tiles.block);
+        for (Index i = 0, part; i < n; i += part) {
+            part = next_block(i, n - i, tiles.block);
+            for (Index r = 0; r < part; ++r) own[(size_t)r] = i + r;
+            tiles.products(codes->codes, own.data(), part, codes->width, panels.codes(),
+                           panels.count(), panels.scales(), values.data());
+            for (Index r = 0; r < part; ++r) {
+                const float scale = codes->scales[i + r], error = codes->errors[i + r];
+                const float* value = values.data() + (size_t)r * columns;
+                const Index found = tiles.above(value, (Index)columns, scale, error,
+                                                by_error.data(), thresholds.data(), hits.data());
+                for (Index h = 0; h < found; ++h) {
+                    const size_t q = (size_t)hits[(size_t)h];
+                    sieves[q].add(i + r, value[q] * scale, error * by_error[q] + constant[q]);
+                    thresholds[q] = sieves[q].floor() - constant[q];
+                }
+            }
+        }
+        Sieve fine;
+        std::vector<Exact> best;
+        for (Index q = 0; q < m; ++q) {
+            refine(queries + q * dim, sieves[(size_t)q], fine);
+            decide(queries + q * dim, fine, best);
+            write(best, indices + q * k, similarities + q * k);
+        }
+    }
+
     void write(const std::vector<Exact>& best, int64_t* indices, float* similarities) const {
         for (size_t i = 0; i < best.size(); ++i) {
             indices[i] = best[i].row;
@@ -221,8 +271,12 @@ bool top_k(const float* rows, Index n, Index dim, const float* queries, Index n_
                     ++q;
                     continue;
                 }
-                search.group(*kernels.tiles, queries + q * dim, m, n, indices + q * k,
-                             similarities + q * k);
+                if (codes && kernels.code_tiles->lanes > 0 && n >= MANY_ROWS)
+                    search.coded_group(*kernels.code_tiles, queries + q * dim, m, n,
+                                       indices + q * k, similarities + q * k);
+                else
+                    search.group(*kernels.tiles, queries + q * dim, m, n, indices + q * k,
+                                 similarities + q * k);
                 q += m;
             }
         });
