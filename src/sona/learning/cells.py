@@ -1,0 +1,251 @@
+"""Clusters by their sums: centroids, sizes, and a table of outcomes per route.
+
+Everything in a cell is a sum, so cells merge by adding and nothing is counted twice or lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sona import _core
+from sona.types import FloatArray
+
+if TYPE_CHECKING:
+    from sona.learning.reasoning_bank import Outcomes
+
+__all__ = ["Cells"]
+
+_Floats = NDArray[np.float64]
+# Row of outcomes that came before there was a cell to count them in.
+_UNPLACED = -1
+
+
+class Cells:
+    """A growing set of cells.
+
+    Parameters
+    ----------
+    dim : int
+
+    Attributes
+    ----------
+    sums : ndarray of shape (len, dim), float64
+        Sum of the unit vectors that joined each cell.
+    sizes : ndarray of shape (len,), float64
+        How many did.
+    centroids : ndarray of shape (len, dim), float32
+        Sums at unit length; zero where only zero vectors joined.
+    routes : list of str or None
+        Routes that the tables know, None among them for requests without one.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self.routes: list[str | None] = []
+        self._number: dict[str | None, int] = {}
+        self._n = 0
+        self._sums = np.zeros((8, dim))
+        self._sizes = np.zeros(8)
+        self._centroids = _core.aligned_zeros((8, dim))
+        # (route, cell, count | total | squares); the last cell holds what is unplaced.
+        self._outcomes = np.zeros((4, 9, 3))
+
+    def __len__(self) -> int:
+        return self._n
+
+    @property
+    def sums(self) -> _Floats:
+        return self._sums[: self._n]
+
+    @property
+    def sizes(self) -> _Floats:
+        return self._sizes[: self._n]
+
+    @property
+    def centroids(self) -> FloatArray:
+        return self._centroids[: self._n]
+
+    def found(self) -> int:
+        """Add an empty cell and return its number; the first takes what was unplaced."""
+        if self._n == len(self._sizes):
+            self._grow()
+        self._n += 1
+        if self._n == 1:
+            self._outcomes[:, 0] = self._outcomes[:, _UNPLACED]
+            self._outcomes[:, _UNPLACED] = 0.0
+        return self._n - 1
+
+    def nearest(self, unit: FloatArray) -> tuple[int, float]:
+        """Return the nearest cell and its similarity; (-1, -1.0) while there is none."""
+        if not self._n:
+            return _UNPLACED, -1.0
+        similarities = self.centroids @ unit
+        cell = int(similarities.argmax())
+        return cell, float(similarities[cell])
+
+    def nearest_many(self, units: FloatArray) -> NDArray[np.int64]:
+        """Return the nearest cell of each row."""
+        if not self._n:
+            return np.full(len(units), _UNPLACED)
+        nearest: NDArray[np.int64] = (units @ self.centroids.T).argmax(axis=1)
+        return nearest
+
+    def join(self, cell: int, unit: FloatArray) -> None:
+        """Let a vector move a cell."""
+        total = self._sums[cell]
+        total += unit
+        self._sizes[cell] += 1.0
+        norm = float(np.sqrt(total @ total))
+        if norm > 0.0:
+            np.divide(total, norm, out=self._centroids[cell], casting="same_kind")
+
+    def join_many(self, labels: NDArray[np.int64], units: FloatArray) -> None:
+        """Let rows move the cells of their labels."""
+        np.add.at(self._sums, labels, units)
+        self._sizes[: self._n] += np.bincount(labels, minlength=self._n)[: self._n]
+        self._settle()
+
+    def count(self, cell: int, route: str | None, quality: float) -> None:
+        """Count an outcome in a cell, or for later in cell -1 while there is none."""
+        entry = self._outcomes[self._row(route), cell]
+        entry[0] += 1.0
+        entry[1] += quality
+        entry[2] += quality * quality
+
+    def count_many(
+        self, labels: NDArray[np.int64], outcomes: Outcomes, rows: NDArray[np.int64]
+    ) -> None:
+        """Count some rows of `outcomes` in the cells of their labels."""
+        if not len(rows):
+            return
+        route = np.array([self._row(outcomes.routes[row]) for row in rows])
+        quality = outcomes.quality[rows]
+        each = np.stack([np.ones(len(rows)), quality, quality * quality], axis=1)
+        np.add.at(self._outcomes, (route, labels), each)
+
+    def table(self, route: str | None) -> _Floats:
+        """Count, total and sum of squares of a route, per cell: a view of shape (len, 3)."""
+        number = self._number.get(route)
+        return np.zeros((self._n, 3)) if number is None else self._outcomes[number, : self._n]
+
+    def outcomes(self, cell: int) -> Iterator[tuple[str | None, tuple[float, float, float]]]:
+        """Yield route and (count, total, squares) where there are outcomes."""
+        for route, entry in zip(self.routes, self._outcomes[:, cell].tolist(), strict=False):
+            if entry[0] > 0.0:
+                yield route, (entry[0], entry[1], entry[2])
+
+    def leading_routes(self) -> list[str | None]:
+        """The route with the largest total in each cell."""
+        if not self.routes:
+            return [None] * self._n
+        totals = self._outcomes[: len(self.routes), : self._n, 1]
+        return [self.routes[number] for number in totals.argmax(axis=0).tolist()]
+
+    def take(self, other: Cells, labels: NDArray[np.int64]) -> None:
+        """Add the cells of `other` to the cells of their labels."""
+        np.add.at(self._sums, labels, other.sums)
+        np.add.at(self._sizes, labels, other.sizes)
+        for number, route in enumerate(other.routes):
+            np.add.at(self._outcomes[self._row(route)], labels, other._outcomes[number, : other._n])
+        self._settle()
+
+    def take_unplaced(self, other: Cells) -> None:
+        """Take over what `other` could not place."""
+        cell = _UNPLACED if not self._n else int(self._sizes[: self._n].argmax())
+        for number, route in enumerate(other.routes):
+            self._outcomes[self._row(route), cell] += other._outcomes[number, _UNPLACED]
+
+    def merge(self, threshold: float, *, by_route: bool) -> int:
+        """Merge cells that are closer to each other than their members are to them.
+
+        A pair is one if 1 - cos between its centroids is below `threshold` times the mean
+        1 - cos of its members, the closest first; cells with different leading routes stay
+        apart where `by_route` says so. Returns how many cells went.
+        """
+        before = self._n
+        while self._n > 1:
+            spread = 1.0 - np.sqrt(np.square(self.sums).sum(axis=1)) / np.maximum(self.sizes, 1.0)
+            within = np.maximum(spread[:, None], spread[None, :])
+            apart = 1.0 - self.centroids.astype(np.float64) @ self.centroids.T
+            excess = apart - threshold * within - 1e-6
+            if by_route:
+                leading = np.array([str(route) for route in self.leading_routes()])
+                excess[leading[:, None] != leading[None, :]] = np.inf
+            np.fill_diagonal(excess, np.inf)
+            # All pairs that are each other's closest go together: few passes, whatever the size.
+            partner = excess.argmin(axis=1)
+            rows = np.arange(self._n)
+            mutual = (partner[partner] == rows) & (rows < partner) & (excess[rows, partner] < 0.0)
+            if not mutual.any():
+                break
+            target = rows.copy()
+            target[partner[mutual]] = rows[mutual]
+            self._collapse(target)
+        return before - self._n
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the numbers, for saving; :attr:`routes` is the rest."""
+        known = self._outcomes[: len(self.routes)]
+        return {
+            "sums": self.sums.copy(),
+            "sizes": self.sizes.copy(),
+            "outcomes": known[:, : self._n].copy(),
+            "unplaced": known[:, _UNPLACED].copy(),
+        }
+
+    @classmethod
+    def of(cls, dim: int, arrays: dict[str, NDArray[Any]], routes: list[str | None]) -> Cells:
+        """Make cells from what :meth:`arrays` returned and their routes."""
+        cells = cls(dim)
+        for _ in arrays["sizes"]:
+            cells.found()
+        cells.sums[:] = arrays["sums"]
+        cells.sizes[:] = arrays["sizes"]
+        for number, route in enumerate(routes):
+            row = cells._row(route)
+            cells._outcomes[row, : cells._n] = arrays["outcomes"][number]
+            cells._outcomes[row, _UNPLACED] = arrays["unplaced"][number]
+        cells._settle()
+        return cells
+
+    def _collapse(self, target: NDArray[np.int64]) -> None:
+        kept, labels = np.unique(target, return_inverse=True)
+        merged = Cells(self.dim)
+        for _ in kept:
+            merged.found()
+        merged.take(self, labels)
+        merged.take_unplaced(self)
+        self.__dict__.update(merged.__dict__)
+
+    def _row(self, route: str | None) -> int:
+        number = self._number.get(route)
+        if number is None:
+            number = self._number[route] = len(self.routes)
+            self.routes.append(route)
+            if number == len(self._outcomes):
+                self._outcomes = np.concatenate([self._outcomes, np.zeros_like(self._outcomes)])
+        return number
+
+    def _grow(self) -> None:
+        room = 2 * len(self._sizes)
+        for name, grown in (
+            ("_sums", np.zeros((room, self.dim))),
+            ("_sizes", np.zeros(room)),
+            ("_centroids", _core.aligned_zeros((room, self.dim))),
+        ):
+            grown[: self._n] = getattr(self, name)
+            setattr(self, name, grown)
+        outcomes = np.zeros((len(self._outcomes), room + 1, 3))
+        outcomes[:, : self._n] = self._outcomes[:, : self._n]
+        outcomes[:, _UNPLACED] = self._outcomes[:, _UNPLACED]
+        self._outcomes = outcomes
+
+    def _settle(self) -> None:
+        norms = np.sqrt(np.square(self.sums).sum(axis=1))[:, None]
+        np.divide(
+            self.sums, norms, out=self._centroids[: self._n], where=norms > 0.0, casting="same_kind"
+        )
