@@ -1,0 +1,285 @@
+"""Low-rank adapters that learn which patterns a vector belongs to.
+
+Both adapters compute y = x + scaling * B (A x). B starts at zero, so a new adapter is the
+identity; A starts random, so that every rank has its own direction from the first outcome on.
+:class:`MicroLoRA` takes one bounded step per outcome, in microseconds. :class:`BaseLoRA` is
+fitted to many outcomes at once in the background.
+
+References
+----------
+Hu et al., "LoRA: Low-rank adaptation of large language models", ICLR 2022.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sona import _core
+from sona.errors import RangeError
+from sona.learning.ewc import OnlineEWC
+from sona.learning.signal import Lessons, pattern_prior, query_gradient, unit
+from sona.types import FloatArray
+
+__all__ = ["BaseLoRA", "Factors", "MicroLoRA", "adapted", "factors", "fit", "random_factors"]
+
+#: A of shape (rank, dim) and B of shape (dim, rank), scaling folded into B.
+Factors: TypeAlias = tuple[FloatArray, FloatArray]
+
+
+class MicroLoRA(_core.LowRankAdapter):
+    """Rank 1-2 adapter that learns from each outcome as it comes.
+
+    Parameters
+    ----------
+    dim : int
+        Length of the vectors.
+    rank : {1, 2}, default 2
+    seed : int, default 0
+        Of the initial A.
+
+    Attributes
+    ----------
+    lora_A, lora_B : ndarray of float32, shapes (rank, dim) and (dim, rank)
+        Views of the weights; assignment copies.
+    scaling : float
+        Factor of the low-rank part; 1.0 at the start.
+
+    Raises
+    ------
+    RangeError
+        `dim` is below 1 or `rank` is neither 1 nor 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sona.learning import MicroLoRA
+    >>> lora = MicroLoRA(dim=4, rank=2, seed=0)
+    >>> x = np.ones(4, np.float32)
+    >>> bool((lora.apply(x) == x).all())
+    True
+    """
+
+    def __init__(self, dim: int, rank: int = 2, seed: int = 0) -> None:
+        if rank not in (1, 2):
+            raise RangeError(f"`rank` must be 1 or 2; got {rank}")
+        super().__init__(dim, rank)
+        self.lora_A = random_factors(dim, rank, seed)[0]
+        self._indices, self._similarities = np.empty(0, np.int64), np.empty(0, np.float32)
+
+    def learn(
+        self,
+        x: FloatArray,
+        centroids: FloatArray,
+        values: FloatArray,
+        target: float,
+        rate: float = 0.1,
+        decay: float = 0.0,
+        k: int = 16,
+    ) -> float:
+        """Take one bounded step down the loss of the bank's decision for one outcome.
+
+        Parameters
+        ----------
+        x : ndarray of float32, shape (dim,)
+            The vector before this adapter.
+        centroids : ndarray of float32, shape (m, dim)
+            Patterns of unit length.
+        values : ndarray of float32, shape (m,)
+            Quality in [0, 1] that each pattern expects of the route that was used.
+        target : float
+            Observed quality in [0, 1].
+        rate : float, default 0.1
+            Learning rate; 0 with `decay` only forgets.
+        decay : float, default 0.0
+            Share of the weights that the step forgets.
+        k : int, default 16
+            Nearest patterns that take part; more measure no better.
+
+        Returns
+        -------
+        float
+            What the bank expected before the step.
+
+        Raises
+        ------
+        ShapeError, DTypeError, NonFiniteError, RangeError
+            Nothing was changed.
+
+        Notes
+        -----
+        The joint norm of both gradients is clipped to 1, so one outcome moves the weights by at
+        most `rate`, whatever the reward. Not thread-safe.
+        """
+        k = min(k, len(centroids))
+        if len(self._indices) != k:
+            self._indices, self._similarities = np.empty(k, np.int64), np.empty(k, np.float32)
+        return _core.decision_step(
+            self,
+            x,
+            centroids,
+            values,
+            target,
+            self._indices,
+            self._similarities,
+            _MICRO_TEMPERATURE,
+            rate,
+            decay,
+            1.0,
+        )
+
+
+# Single outcomes are noisy: a sharper softmax lets only the close calls of a decision teach.
+_MICRO_TEMPERATURE = 0.03
+
+
+class BaseLoRA(_core.LowRankAdapter):
+    """Adapter of one layer, rank 4-16, fitted in the background and protected by EWC++.
+
+    Parameters
+    ----------
+    dim : int
+        Length of the vectors.
+    rank : int, default 8
+        At least 1.
+    seed : int, default 0
+        Of the initial A.
+
+    Attributes
+    ----------
+    lora_A, lora_B : ndarray of float32, shapes (rank, dim) and (dim, rank)
+        Views of the weights; assignment copies.
+    scaling : float
+        Factor of the low-rank part; 1.0 at the start.
+
+    Raises
+    ------
+    RangeError
+        `dim` or `rank` is below 1.
+    """
+
+    def __init__(self, dim: int, rank: int = 8, seed: int = 0) -> None:
+        super().__init__(dim, rank)
+        self.lora_A = random_factors(dim, rank, seed)[0]
+
+
+def random_factors(dim: int, rank: int, seed: int) -> Factors:
+    """Return the factors of a new adapter: rows of A of length about 1, B zero."""
+    rows = np.random.default_rng(seed).standard_normal((rank, dim)) / math.sqrt(dim)
+    return np.asarray(rows, np.float32), np.zeros((dim, rank), np.float32)
+
+
+def factors(adapter: _core.LowRankAdapter) -> Factors:
+    """Return copies of an adapter's factors."""
+    B = np.asarray(adapter.lora_B * np.float32(adapter.scaling), np.float32)
+    return adapter.lora_A.copy(), B
+
+
+def adapted(f: Factors, x: FloatArray) -> FloatArray:
+    """Return x + B A x for each row of x."""
+    return np.asarray(x + (x @ f[0].T) @ f[1].T, np.float32)
+
+
+def fit(
+    start: Factors,
+    lessons: Lessons,
+    centroids: FloatArray,
+    rate: float,
+    rng: np.random.Generator,
+    ewc: OnlineEWC | None = None,
+) -> Factors:
+    """Fit an adapter to many outcomes: mini-batch Adam on the decision loss and its priors.
+
+    The minimised loss is that of all lessons plus a Gaussian prior, around zero or around what
+    `ewc` protects; the sum is the posterior of the weights, so one setting serves five lessons
+    and ten thousand.
+
+    Parameters
+    ----------
+    start : tuple of ndarray of float32, shapes (rank, dim) and (dim, rank)
+        A and B (scaling folded into B) to start from; not written to.
+    lessons : Lessons
+        At least one.
+    centroids : ndarray of float32, shape (m, dim)
+        Patterns of unit length.
+    rate : float
+        Adam's step; falls to zero over the fit on a half cosine.
+    rng : numpy.random.Generator
+        Order of the mini-batches.
+    ewc : OnlineEWC, optional
+        What to protect.
+
+    Returns
+    -------
+    tuple of ndarray of float32, shapes (rank, dim) and (dim, rank)
+        The fitted A and B.
+
+    Notes
+    -----
+    At most 2,000 steps of 64 lessons, about 12 * m * dim operations per lesson and pass.
+
+    References
+    ----------
+    Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+    """
+    n = len(lessons)
+    A, B = start[0].copy(), start[1].copy()
+    protect = ewc if ewc is not None and ewc.is_active else None
+    home = protect.anchor if protect is not None else None
+    prior: tuple[FloatArray | float, FloatArray | float] = (0.0, 0.0) if home is None else home
+    pull = np.float32(_PRECISION / n)
+    bias = pattern_prior(unit(adapted(start, lessons.inputs))[0], centroids, lessons)
+    weights = (A, B)
+    first = tuple(np.zeros_like(w) for w in weights)
+    second = tuple(np.zeros_like(w) for w in weights)
+    steps = min(_PASSES * -(-n // _BATCH), _MAX_STEPS)
+    for step, index in enumerate(_batches(n, steps, rng), start=1):
+        x = lessons.inputs[index]
+        hidden = x @ A.T
+        units, norms = unit(np.asarray(x + hidden @ B.T, np.float32))
+        values, targets = lessons.values[lessons.rows[index]], lessons.targets[index]
+        g = query_gradient(units, norms, centroids, values, targets, bias)
+        share = np.float32(1.0 / len(index))
+        gA = share * ((g @ B).T @ x) + pull * (A - prior[0])
+        gB = share * (g.T @ hidden) + pull * (B - prior[1])
+        if protect is not None:
+            keep_A, keep_B = protect.gradient(A, B)
+            gA += keep_A / np.float32(n)
+            gB += keep_B / np.float32(n)
+        fading = 0.5 * rate * (1.0 + math.cos(math.pi * step / steps))
+        _adam(weights, (gA, gB), first, second, step, fading)
+    return weights
+
+
+# Precision of the prior on each weight, in lessons.
+_PRECISION = 5.0
+_BATCH = 64
+_PASSES = 20
+_MAX_STEPS = 2_000
+
+
+def _adam(
+    weights: tuple[FloatArray, ...],
+    gradients: tuple[FloatArray, ...],
+    first: tuple[FloatArray, ...],
+    second: tuple[FloatArray, ...],
+    step: int,
+    rate: float,
+) -> None:
+    c1, c2 = 1.0 - 0.9**step, 1.0 - 0.99**step
+    for w, g, m, v in zip(weights, gradients, first, second, strict=True):
+        m += np.float32(0.1) * (g - m)
+        v += np.float32(0.01) * (g * g - v)
+        w -= np.float32(rate / c1) * m / (np.sqrt(v / np.float32(c2)) + np.float32(1e-8))
+
+
+def _batches(n: int, steps: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Return `steps` mini-batches that together pass over all lessons evenly."""
+    per_pass = -(-n // _BATCH)
+    batches: list[NDArray[np.int64]] = []
+    while len(batches) < steps:
+        batches.extend(np.array_split(rng.permutation(n), per_pass))
+    return batches[:steps]
