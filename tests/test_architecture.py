@@ -14,9 +14,8 @@ FLOORS = [
     {"errors"},
     {"types", "checks", "config"},
     {"wire", "_core"},
-    {"learning"},
+    {"learning", "state", "installation"},
     {"engine"},
-    {"state"},
     {"federated"},
     {"training", "service", "integrations", "cli"},
 ]

@@ -1,6 +1,7 @@
 """What learns: adapters, clusters, patterns, routing."""
 
 from sona.learning.kmeans import SphericalKMeans
+from sona.learning.lora import BaseLoRA, MicroLoRA
 from sona.learning.pattern_index import PatternIndex
 
-__all__ = ["PatternIndex", "SphericalKMeans"]
+__all__ = ["BaseLoRA", "MicroLoRA", "PatternIndex", "SphericalKMeans"]

@@ -111,7 +111,8 @@ class Cells:
 
     def count(self, cell: int, route: str | None, quality: float) -> None:
         """Count an outcome in a cell, or for later in cell -1 while there is none."""
-        entry = self._outcomes[self._row(route), cell]
+        row = self._row(route)  # may make room: not within the subscript
+        entry = self._outcomes[row, cell]
         entry[0] += 1.0
         entry[1] += quality
         entry[2] += quality * quality
@@ -138,6 +139,12 @@ class Cells:
             if entry[0] > 0.0:
                 yield route, (entry[0], entry[1], entry[2])
 
+    def route_totals(self) -> Iterator[tuple[str | None, tuple[float, float, float]]]:
+        """Yield route and (count, total, squares) over all cells and what is unplaced."""
+        for route, entry in zip(self.routes, self._outcomes.sum(axis=1).tolist(), strict=False):
+            if entry[0] > 0.0:
+                yield route, (entry[0], entry[1], entry[2])
+
     def leading_routes(self) -> list[str | None]:
         """The route with the largest total in each cell."""
         if not self.routes:
@@ -150,14 +157,16 @@ class Cells:
         np.add.at(self._sums, labels, other.sums)
         np.add.at(self._sizes, labels, other.sizes)
         for number, route in enumerate(other.routes):
-            np.add.at(self._outcomes[self._row(route)], labels, other._outcomes[number, : other._n])
+            row = self._row(route)
+            np.add.at(self._outcomes[row], labels, other._outcomes[number, : other._n])
         self._settle()
 
     def take_unplaced(self, other: Cells) -> None:
         """Take over what `other` could not place."""
         cell = _UNPLACED if not self._n else int(self._sizes[: self._n].argmax())
         for number, route in enumerate(other.routes):
-            self._outcomes[self._row(route), cell] += other._outcomes[number, _UNPLACED]
+            row = self._row(route)
+            self._outcomes[row, cell] += other._outcomes[number, _UNPLACED]
 
     def merge(self, threshold: float, *, by_route: bool) -> int:
         """Merge cells that are closer to each other than their members are to them.
@@ -168,14 +177,7 @@ class Cells:
         """
         before = self._n
         while self._n > 1:
-            spread = 1.0 - np.sqrt(np.square(self.sums).sum(axis=1)) / np.maximum(self.sizes, 1.0)
-            within = np.maximum(spread[:, None], spread[None, :])
-            apart = 1.0 - self.centroids.astype(np.float64) @ self.centroids.T
-            excess = apart - threshold * within - 1e-6
-            if by_route:
-                leading = np.array([str(route) for route in self.leading_routes()])
-                excess[leading[:, None] != leading[None, :]] = np.inf
-            np.fill_diagonal(excess, np.inf)
+            excess = self._apart(by_route) - threshold * self._within() - 1e-6
             # All pairs that are each other's closest go together: few passes, whatever the size.
             partner = excess.argmin(axis=1)
             rows = np.arange(self._n)
@@ -184,8 +186,27 @@ class Cells:
                 break
             target = rows.copy()
             target[partner[mutual]] = rows[mutual]
-            self._collapse(target)
+            self.collapse(target)
         return before - self._n
+
+    def closest_pair(self, *, by_route: bool) -> tuple[int, int] | None:
+        """Return the two closest cells, lower number first, or None if none may be one."""
+        if self._n < 2:
+            return None
+        apart = self._apart(by_route)
+        a, b = divmod(int(apart.argmin()), self._n)
+        return (min(a, b), max(a, b)) if np.isfinite(apart[a, b]) else None
+
+    def collapse(self, target: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Merge every cell into its target; returns the cells that are left, by old number."""
+        kept, labels = np.unique(target, return_inverse=True)
+        merged = Cells(self.dim)
+        for _ in kept:
+            merged.found()
+        merged.take(self, labels)
+        merged.take_unplaced(self)
+        self.__dict__.update(merged.__dict__)
+        return kept
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the numbers, for saving; :attr:`routes` is the rest."""
@@ -212,14 +233,21 @@ class Cells:
         cells._settle()
         return cells
 
-    def _collapse(self, target: NDArray[np.int64]) -> None:
-        kept, labels = np.unique(target, return_inverse=True)
-        merged = Cells(self.dim)
-        for _ in kept:
-            merged.found()
-        merged.take(self, labels)
-        merged.take_unplaced(self)
-        self.__dict__.update(merged.__dict__)
+    def _within(self) -> _Floats:
+        """Mean 1 - cos of a cell's members to its centroid, the larger of each pair."""
+        spread = 1.0 - np.sqrt(np.square(self.sums).sum(axis=1)) / np.maximum(self.sizes, 1.0)
+        within: _Floats = np.maximum(spread[:, None], spread[None, :])
+        return within
+
+    def _apart(self, by_route: bool) -> _Floats:
+        """1 - cos of each pair; infinite where a pair may not be one."""
+        wide = self.centroids.astype(np.float64)
+        apart: _Floats = 1.0 - wide @ wide.T
+        if by_route:
+            leading = np.array([str(route) for route in self.leading_routes()])
+            apart[leading[:, None] != leading[None, :]] = np.inf
+        np.fill_diagonal(apart, np.inf)
+        return apart
 
     def _row(self, route: str | None) -> int:
         number = self._number.get(route)

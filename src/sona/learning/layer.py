@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sona.learning.reasoning_bank import ReasoningBank
+from sona.learning.reasoning_bank import BankChange, Outcomes, ReasoningBank
 from sona.learning.signal import Lessons
 from sona.types import FloatArray
 
 __all__ = ["LayerMemory"]
 
 # Past this many outcomes an adapter of rank 16 has nothing more to gain from one fit.
-_MOST_LESSONS = 10_000
+_MOST_OUTCOMES = 10_000
 
 
 class LayerMemory:
@@ -29,7 +29,7 @@ class LayerMemory:
     n_clusters : int
         Most patterns.
     capacity : int
-        Outcomes kept, at most 10,000; the oldest leave first. The patterns' statistics count all.
+        Outcomes kept, at most 10,000; the oldest leave first. The patterns go on counting them.
     seed : int
 
     Notes
@@ -39,10 +39,11 @@ class LayerMemory:
 
     def __init__(self, dim: int, n_clusters: int, capacity: int, seed: int) -> None:
         self.bank = ReasoningBank(dim, n_clusters, seed)
-        self._capacity = min(capacity, _MOST_LESSONS)
+        self._capacity = min(capacity, _MOST_OUTCOMES)
         self._inputs = np.empty((0, dim), np.float32)
         self._routes: list[str | None] = []
         self._quality: list[float] = []
+        self._accepted: list[bool] = []
         self._seen = 0
         self._learned = 0
 
@@ -54,38 +55,48 @@ class LayerMemory:
         """Outcomes that newer ones have replaced."""
         return self._seen - len(self)
 
-    def observe(
-        self, unit: FloatArray, route: str | None, quality: float, accepted: bool
-    ) -> None:
+    def observe(self, unit: FloatArray, route: str | None, quality: float, accepted: bool) -> None:
         """Count one outcome in; `unit` is copied."""
         self.bank.observe(unit, route, quality, accepted)
         row = self._seen % self._capacity
         if row < len(self._quality):
-            self._routes[row], self._quality[row] = route, quality
+            self.bank.retire(
+                self._inputs[row], self._routes[row], self._quality[row], self._accepted[row]
+            )
+            self._routes[row] = route
+            self._quality[row] = quality
+            self._accepted[row] = accepted
         else:
             self._reserve(row + 1)
             self._routes.append(route)
             self._quality.append(quality)
+            self._accepted.append(accepted)
         self._inputs[row] = unit
         self._seen += 1
 
+    def learn(self, selectivity: float) -> BankChange:
+        """Cluster what is held afresh; see :meth:`ReasoningBank.learn`."""
+        rows = self._oldest_first()
+        outcomes = Outcomes(
+            self._inputs[rows],
+            [self._routes[row] for row in rows],
+            np.array(self._quality)[rows],
+            np.array(self._accepted, np.bool_)[rows],
+        )
+        return self.bank.learn(outcomes, selectivity)
+
     def lessons(self) -> tuple[Lessons, Lessons]:
-        """Return what was there at the last :meth:`learned`, and what is new; oldest first."""
-        held = len(self)
-        order = np.arange(self._seen - held, self._seen)
-        rows = order % self._capacity
+        """Return what was there at the last call and what is new since, oldest first."""
+        rows = self._oldest_first()
         number: dict[str | None, int] = {}
         routes = np.array([number.setdefault(self._routes[r], len(number)) for r in rows], np.int64)
-        table = np.stack([self.bank.values(route) for route in number])
-        everything = Lessons(
-            self._inputs[rows], table, routes, np.array(self._quality, np.float32)[rows]
-        )
-        old = order < self._learned
-        return everything.take(np.flatnonzero(old)), everything.take(np.flatnonzero(~old))
-
-    def learned(self) -> None:
-        """Say that everything held has been learned from."""
+        values = np.stack([self.bank.values(route) for route in number])
+        quality = np.array(self._quality, np.float32)[rows]
+        everything = Lessons(self._inputs[rows], values, routes, quality)
+        known = max(len(self) - (self._seen - self._learned), 0)
         self._learned = self._seen
+        index = np.arange(len(self))
+        return everything.take(index[:known]), everything.take(index[known:])
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return numbers, for saving; :meth:`facts` is the rest."""
@@ -94,8 +105,33 @@ class LayerMemory:
             **bank,
             "inputs": self._inputs[: len(self)].copy(),
             "quality": np.array(self._quality, np.float64),
+            "accepted": np.array(self._accepted, np.uint8),
             "counters": np.array([self._seen, self._learned], np.int64),
         }
+
+    def facts(self) -> dict[str, Any]:
+        """Return texts, for saving."""
+        names = list(dict.fromkeys(self._routes))
+        number = {name: i for i, name in enumerate(names)}
+        return {
+            "bank": self.bank.facts(),
+            "names": names,
+            "routes": [number[route] for route in self._routes],
+        }
+
+    def restore(self, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
+        """Become what :meth:`arrays` and :meth:`facts` described."""
+        prefix = "bank."
+        bank = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+        self.bank.restore(bank, facts["bank"])
+        self._inputs = arrays["inputs"].copy()
+        self._quality = arrays["quality"].tolist()
+        self._accepted = arrays["accepted"].astype(np.bool_).tolist()
+        self._routes = [facts["names"][i] for i in facts["routes"]]
+        self._seen, self._learned = arrays["counters"].tolist()
+
+    def _oldest_first(self) -> NDArray[np.int64]:
+        return np.arange(self._seen - len(self), self._seen) % self._capacity
 
     def _reserve(self, rows: int) -> None:
         if rows > len(self._inputs):

@@ -109,8 +109,11 @@ class ReasoningBank:
             Whether it may found or move a pattern. The outcome is counted either way.
         """
         cell, similarity = self._live.nearest(unit)
-        if accepted and len(self) < self.n_clusters and similarity < _SAME:
-            cell = self._found()
+        if accepted and similarity < _SAME:
+            if len(self) < self.n_clusters:
+                cell = self._found()
+            elif self._selectivity > 0.5 and route is not None:
+                cell = self._home(unit, route, cell)
         self._live.count(cell, route, quality)
         if accepted:
             self._live.join(cell, unit)
@@ -173,8 +176,8 @@ class ReasoningBank:
         kept = self._recognise(centroids)
         return BankChange(len(cells) - kept, merged, len(before) - kept)
 
-    def search(self, query: FloatArray, k: int) -> list[LearnedPattern]:
-        """Return the `k` patterns nearest to a unit query, best first, and note their use."""
+    def search(self, query: FloatArray, k: int, *, note: bool = True) -> list[LearnedPattern]:
+        """Return the `k` patterns nearest to a unit query, best first; `note` counts the use."""
         count = min(k, len(self))
         if not count:
             return []
@@ -183,8 +186,9 @@ class ReasoningBank:
         now = int(time.time())
         found = []
         for cell in best.tolist():
-            self._used[cell] += 1
-            self._last_used[cell] = now
+            if note:
+                self._used[cell] += 1
+                self._last_used[cell] = now
             found.append(self._pattern(cell, float(similarities[cell])))
         return found
 
@@ -192,6 +196,14 @@ class ReasoningBank:
         """Return all patterns, in order of id."""
         order = np.argsort(self._ids, kind="stable") if self._ids else []
         return [self._pattern(int(cell), None) for cell in order]
+
+    def route_stats(self) -> dict[str, RouteStats]:
+        """Return the outcomes of each route over all patterns."""
+        return {
+            route: _route_stats(*entry)
+            for route, entry in self._live.route_totals()
+            if route is not None
+        }
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return numbers, for saving."""
@@ -216,6 +228,22 @@ class ReasoningBank:
         self._ids, self._created, self._used, self._last_used = ledger
         self._next_id = int(arrays["next_id"][0])
         self._selectivity = float(arrays["selectivity"][0])
+
+    def _home(self, unit: FloatArray, route: str, nearest: int) -> int:
+        """Where a request belongs while the bank is full and routes are chosen for the query."""
+        worked = np.flatnonzero(self._live.table(route)[:, 1] > 0.0)
+        if len(worked):
+            return int(worked[(self.centroids[worked] @ unit).argmax()])
+        # The first success of a route deserves a pattern: two that are nearly one make room.
+        pair = self._live.closest_pair(by_route=True)
+        if pair is None:
+            return nearest
+        target = np.arange(len(self))
+        target[pair[1]] = pair[0]
+        self._live.collapse(target)
+        for ledger in (self._ids, self._created, self._used, self._last_used):
+            del ledger[pair[1]]
+        return self._found()
 
     def _found(self) -> int:
         self._name(self._next_id, int(time.time()))
@@ -278,8 +306,7 @@ class ReasoningBank:
         for route, (n, s, squares) in self._live.outcomes(cell):
             count, total = count + n, total + s
             if route is not None:
-                mean = s / n
-                stats[route] = RouteStats(n, mean, max(squares / n - mean * mean, 0.0))
+                stats[route] = _route_stats(n, s, squares)
         size = int(self._live.sizes[cell])
         return LearnedPattern(
             self._ids[cell],
@@ -293,6 +320,11 @@ class ReasoningBank:
             self._used[cell],
             similarity,
         )
+
+
+def _route_stats(count: float, total: float, squares: float) -> RouteStats:
+    mean = total / count
+    return RouteStats(count, mean, max(squares / count - mean * mean, 0.0))
 
 
 def _named(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

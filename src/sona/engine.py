@@ -1,0 +1,586 @@
+"""The engine: wires router, bank and adapters into two loops, and holds the lock."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from sona import _core, state
+from sona.checks import check_count, check_number, check_text
+from sona.config import SonaConfig
+from sona.errors import DTypeError, FormatError, RangeError
+from sona.learning.adaptation import Adaptation, Fitted
+from sona.learning.layer import LayerMemory
+from sona.learning.routing import Router
+from sona.learning.trajectory import TrajectoryBuilder
+from sona.state import EngineState
+from sona.types import (
+    ArrayLike,
+    EngineStats,
+    FloatArray,
+    LayerKey,
+    LearnedPattern,
+    LearnResult,
+    RouteDecision,
+    Step,
+    Trajectory,
+)
+
+__all__ = ["SonaEngine"]
+
+# Patterns that a decision reports.
+_SHOWN = 5
+# The key under which the adapters know the layer that queries pass through.
+_QUERY_LAYER = 0
+
+
+class SonaEngine:
+    """Learns from outcomes while it serves: which route suits a query, and how to adapt to it.
+
+    Parameters
+    ----------
+    config : SonaConfig, optional
+        Settings; the defaults if not given.
+
+    Notes
+    -----
+    Safe to use from several threads: changes take turns under one lock; adapters are applied
+    without it, so a request never waits for the background loop to apply one. An engine is not
+    shared between processes; send :meth:`to_bytes` instead.
+
+    Examples
+    --------
+    >>> from sona import SonaConfig, SonaEngine
+    >>> engine = SonaEngine(SonaConfig(hidden_dim=2))
+    >>> for query, route, quality in [
+    ...     ([1, 0], "small", 0.9),
+    ...     ([0, 1], "small", 0.2),
+    ...     ([0, 1], "large", 0.9),
+    ... ]:
+    ...     trajectory = engine.begin_trajectory(query)
+    ...     trajectory.set_model_route(route)
+    ...     _ = engine.end_trajectory(trajectory, quality)
+    >>> engine.route([1, 0.1]).route, engine.route([0.1, 1]).route
+    ('small', 'large')
+    >>> engine.force_learn().trajectories_processed
+    3
+    """
+
+    def __init__(self, config: SonaConfig | None = None) -> None:
+        self._config = config = SonaConfig() if config is None else config
+        self._dim = config.embedding_dim_
+        self._adapts_queries = config.hidden_dim == config.embedding_dim_
+        self._lock = threading.RLock()
+        self._enabled = True
+        self._router = Router(
+            self._dim, config.pattern_clusters, config.trajectory_capacity, config.seed
+        )
+        self._queries = self._new_layer(self._dim)
+        self._adaptation = Adaptation(
+            config.hidden_dim,
+            config.micro_lora_rank,
+            config.base_lora_rank,
+            config.micro_lora_lr,
+            config.base_lora_lr,
+            config.ewc_lambda,
+            config.seed,
+        )
+        self._identity = _core.LowRankAdapter(config.hidden_dim, 1)
+        self._layers: dict[str, LayerMemory] = {}
+        self._tally = _Tally()
+        self._last_cycle = time.monotonic()
+
+    @property
+    def config(self) -> SonaConfig:
+        """The settings that the engine was made with."""
+        return self._config
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the engine learns. While False it decides as before and records nothing."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        if not isinstance(value, bool):
+            raise DTypeError(f"`enabled` must be a bool; got {value!r}")
+        self._enabled = value
+
+    # Recording
+
+    def begin_trajectory(self, embedding: ArrayLike) -> TrajectoryBuilder:
+        """Start recording a request.
+
+        Parameters
+        ----------
+        embedding : array_like of shape (embedding_dim,)
+            The query; copied. Its length does not matter, its direction does.
+
+        Raises
+        ------
+        ShapeError, DTypeError, NonFiniteError
+            If the embedding is refused.
+        """
+        x = _core.as_vector(embedding, self._dim, "embedding")
+        return TrajectoryBuilder(x.copy(), self._config.hidden_dim, self)
+
+    def end_trajectory(self, trajectory: TrajectoryBuilder, quality: float) -> Trajectory | None:
+        """Finish a request and learn from its outcome, in the caller's thread.
+
+        Parameters
+        ----------
+        trajectory : TrajectoryBuilder
+            From :meth:`begin_trajectory` of this engine; each can end once.
+        quality : float
+            Outcome in [0, 1]; higher is better.
+
+        Returns
+        -------
+        Trajectory or None
+            What was recorded; None while the engine is switched off.
+
+        Raises
+        ------
+        BuilderError
+            If the builder has ended before or belongs to another engine.
+        RangeError, NonFiniteError, DTypeError
+            If the quality is refused; the builder stays open and the engine is as it was.
+        """
+        if not isinstance(trajectory, TrajectoryBuilder):
+            raise DTypeError(
+                "`trajectory` must come from begin_trajectory; got " + type(trajectory).__name__
+            )
+        built = trajectory.build(self, quality)
+        if not self._enabled:
+            return None
+        with self._lock:
+            self._absorb(built)
+        return built
+
+    def submit_trajectory(self, trajectory: Trajectory) -> None:
+        """Learn from a finished trajectory that was built elsewhere.
+
+        Parameters
+        ----------
+        trajectory : Trajectory
+            Its arrays are kept, not copied.
+
+        Raises
+        ------
+        ShapeError, DTypeError, NonFiniteError, RangeError
+            If a value is refused; the engine is as it was.
+        """
+        _core.as_vector(trajectory.embedding, self._dim, "trajectory.embedding")
+        check_number("trajectory.quality", trajectory.quality, 0.0, 1.0)
+        if trajectory.route is not None:
+            check_text("trajectory.route", trajectory.route)
+        for step in trajectory.steps:
+            _core.as_vector(step.activations, self._config.hidden_dim, "trajectory.steps")
+            check_number("trajectory.steps", step.reward, 0.0, 1.0)
+        if self._enabled:
+            with self._lock:
+                self._absorb(trajectory)
+
+    # Adapting
+
+    def apply_micro_lora(self, x: ArrayLike, out: FloatArray | None = None) -> FloatArray:
+        """Adapt hidden states with micro-LoRA.
+
+        Parameters
+        ----------
+        x : array_like of shape (hidden_dim,) or (n, hidden_dim)
+        out : ndarray of the shape of `x`, float32, optional
+            Receives the result; may be `x` itself.
+
+        Returns
+        -------
+        ndarray of the shape of `x`, float32
+            ``x + scaling * (x A) B``, residual included.
+
+        Raises
+        ------
+        ShapeError, DTypeError, NonFiniteError
+            If an argument is refused.
+        """
+        return self._adaptation.micro.apply(x, out)
+
+    def apply_base_lora(
+        self, layer: LayerKey, x: ArrayLike, out: FloatArray | None = None
+    ) -> FloatArray:
+        """Adapt hidden states with the base-LoRA of a layer.
+
+        Parameters
+        ----------
+        layer : int or str
+            As given to :meth:`TrajectoryBuilder.add_step`. Layer 0 is the query layer, unless
+            steps brought activations of their own to it. A layer that has learned nothing
+            changes nothing.
+        x : array_like of shape (hidden_dim,) or (n, hidden_dim)
+        out : ndarray of the shape of `x`, float32, optional
+            Receives the result; may be `x` itself.
+
+        Returns
+        -------
+        ndarray of the shape of `x`, float32
+            Residual included.
+
+        Raises
+        ------
+        ShapeError, DTypeError, NonFiniteError
+            If an argument is refused.
+        """
+        if isinstance(layer, bool) or not isinstance(layer, int | str):
+            raise DTypeError(f"`layer` must be an int or a string; got {layer!r}")
+        with self._lock:
+            own = _layer_key(layer) in self._layers
+            adapter = self._adaptation.base(_layer_key(layer) if own else _QUERY_LAYER)
+        if own or (layer == 0 and self._adapts_queries):
+            return adapter.apply(x, out)
+        return self._identity.apply(x, out)
+
+    # Deciding
+
+    def route(
+        self,
+        embedding: ArrayLike,
+        routes: Sequence[str] | None = None,
+        costs: Mapping[str, float] | None = None,
+        cost_weight: float = 0.0,
+        explore: bool = False,
+    ) -> RouteDecision:
+        """Choose a route for a query.
+
+        Parameters
+        ----------
+        embedding : array_like of shape (embedding_dim,)
+            The query.
+        routes : sequence of str, optional
+            Candidates, also ones that were never tried; all that were recorded if not given.
+        costs : mapping of str to float, optional
+            Cost of each candidate, in any unit, at least 0.
+        cost_weight : float, default 0.0
+            What one unit of cost is worth in quality; the choice maximises expected quality
+            less ``cost_weight`` times cost.
+        explore : bool, default False
+            Draw expectations from their uncertainty before comparing (Thompson sampling), so
+            that routes which may turn out better are tried.
+
+        Returns
+        -------
+        RouteDecision
+
+        Raises
+        ------
+        RangeError
+            If there is no candidate, a name is refused, or a candidate's cost is missing or
+            negative.
+        ShapeError, DTypeError, NonFiniteError
+            If the embedding or a number is refused.
+        """
+        x = _core.as_vector(embedding, self._dim, "embedding")
+        names, prices = _candidates(routes, costs)
+        cost_weight = check_number("cost_weight", cost_weight, 0.0, 1e12)
+        unit = _unit(x)
+        adapted = self._adapt(unit)
+        with self._lock:
+            choice = self._router.decide(unit, names, prices, cost_weight, explore)
+            patterns = self._queries.bank.search(adapted, _SHOWN, note=self._enabled)
+        return RouteDecision(
+            choice.route, choice.expected, choice.uncertainty, choice.explored, patterns
+        )
+
+    def find_patterns(self, query: ArrayLike, k: int = 5) -> list[LearnedPattern]:
+        """Return the patterns nearest to the adapted query, best first.
+
+        Parameters
+        ----------
+        query : array_like of shape (embedding_dim,)
+        k : int, default 5
+            At least 1; fewer come back where the bank holds fewer.
+
+        Returns
+        -------
+        list of LearnedPattern
+            With :attr:`~LearnedPattern.similarity` set.
+
+        Raises
+        ------
+        ShapeError, DTypeError, NonFiniteError, RangeError
+            If an argument is refused.
+        """
+        x = _core.as_vector(query, self._dim, "query")
+        k = check_count("k", k)
+        adapted = self._adapt(_unit(x))
+        with self._lock:
+            return self._queries.bank.search(adapted, k, note=self._enabled)
+
+    @property
+    def patterns(self) -> list[LearnedPattern]:
+        """All patterns, in order of id."""
+        with self._lock:
+            return self._queries.bank.patterns()
+
+    # Background loop
+
+    def tick(self) -> LearnResult | None:
+        """Run a background cycle if one is due; None otherwise.
+
+        A cycle is due when something was recorded since the last one and either
+        ``background_interval_ms`` have passed or so much is new that learning pays.
+        """
+        if not self._enabled:
+            return None
+        with self._lock:
+            waited_ms = 1e3 * (time.monotonic() - self._last_cycle)
+            interval_over = waited_ms >= self._config.background_interval_ms
+            if not self._tally.pending or not (interval_over or self._router.due):
+                return None
+            return self.force_learn()
+
+    def force_learn(self) -> LearnResult:
+        """Run a background cycle now.
+
+        Returns
+        -------
+        LearnResult
+            What it did; zeros where nothing was new or the engine is switched off.
+
+        Notes
+        -----
+        Takes a few seconds per 10,000 remembered trajectories of 384 dimensions. Other threads
+        wait to record and to decide meanwhile; applying an adapter does not wait.
+        """
+        start = time.perf_counter()
+        with self._lock:
+            bank = self._queries.bank
+            before = len(bank)
+            if not self._enabled or not self._tally.pending:
+                return LearnResult(patterns_before=before, patterns_after=before)
+            processed, accepted = self._tally.pending, self._tally.pending_accepted
+            self._tally.pending = self._tally.pending_accepted = 0
+            self._router.learn()
+            selectivity = self._router.selectivity
+            change = self._queries.learn(selectivity)
+            fitted = []
+            if self._adapts_queries:
+                fitted.append(self._fit(_QUERY_LAYER, self._queries))
+            for key, memory in self._layers.items():
+                memory.learn(selectivity)
+                fitted.append(self._fit(key, memory))
+            self._tally.cycles += 1
+            self._last_cycle = time.monotonic()
+            return LearnResult(
+                trajectories_processed=processed,
+                trajectories_accepted=accepted,
+                patterns_before=before,
+                patterns_after=len(bank),
+                patterns_created=change.created,
+                patterns_merged=change.merged,
+                patterns_pruned=change.pruned,
+                base_lora_updated=any(part.updated for part in fitted),
+                ewc_updated=any(part.ewc_updated for part in fitted),
+                loss_before=fitted[0].loss_before if fitted else None,
+                loss_after=fitted[0].loss_after if fitted else None,
+                elapsed_ms=1e3 * (time.perf_counter() - start),
+            )
+
+    # Looking at it, keeping it
+
+    def stats(self) -> EngineStats:
+        """Return the engine's counters."""
+        with self._lock:
+            tally = self._tally
+            return EngineStats(
+                trajectories_seen=tally.seen,
+                trajectories_accepted=tally.accepted,
+                trajectories_buffered=len(self._queries),
+                trajectories_pending=tally.pending,
+                trajectories_dropped=self._queries.dropped,
+                patterns_stored=len(self._queries.bank),
+                avg_quality=tally.quality / tally.seen if tally.seen else 0.0,
+                instant_updates=tally.updates,
+                background_cycles=tally.cycles,
+                routes=self._queries.bank.route_stats(),
+            )
+
+    def to_bytes(self) -> bytes:
+        """Return the whole engine as one message; :meth:`from_bytes` makes an equal one."""
+        return self._state().to_bytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> SonaEngine:
+        """Make an engine from :meth:`to_bytes`.
+
+        Raises
+        ------
+        FormatError
+            If the bytes are not an engine's state, or damaged.
+        """
+        return cls._of(EngineState.from_bytes(data))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the whole engine to a file, durably and in one step.
+
+        Whoever reads the file sees the old state or the new one, also after a crash.
+        """
+        state.write(path, self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> SonaEngine:
+        """Make an engine from a file that :meth:`save` wrote.
+
+        Raises
+        ------
+        FormatError
+            If the file is not an engine's state, or damaged.
+        OSError
+            If it cannot be read.
+        """
+        return cls.from_bytes(state.read(path))
+
+    def __repr__(self) -> str:
+        return f"SonaEngine(dim={self._dim}, trajectories={self._tally.seen})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an engine is not pickled; send engine.to_bytes() instead")
+
+    # The two loops' inner parts; the caller holds the lock
+
+    def _absorb(self, trajectory: Trajectory) -> None:
+        unit = _unit(trajectory.embedding)
+        route, quality = trajectory.route, trajectory.quality
+        accepted = quality >= self._config.quality_threshold
+        bank = self._queries.bank
+        if self._adapts_queries and len(bank) > 1 and self._config.micro_lora_lr > 0.0:
+            # Before the outcome is counted: the bank must not have seen what it is asked.
+            self._adaptation.learn(unit, bank.centroids, bank.values(route), quality)
+            self._tally.updates += 1
+        self._queries.observe(unit, route, quality, accepted)
+        if route is not None:
+            self._router.observe(unit, route, quality)
+        for step in trajectory.steps:
+            self._absorb_step(trajectory, step)
+        self._tally.count(quality, accepted)
+
+    def _absorb_step(self, trajectory: Trajectory, step: Step) -> None:
+        key = _layer_key(step.layer)
+        memory = self._layers.get(key)
+        if memory is None:
+            if step.layer == 0 and np.array_equal(step.activations, trajectory.embedding):
+                return  # the state of layer 0 is the query itself, which was learned already
+            memory = self._layers[key] = self._new_layer(self._config.hidden_dim)
+        accepted = step.reward >= self._config.quality_threshold
+        memory.observe(_unit(step.activations), trajectory.route, step.reward, accepted)
+
+    def _fit(self, key: LayerKey, memory: LayerMemory) -> Fitted:
+        remembered, fresh = memory.lessons()
+        return self._adaptation.consolidate(fresh, memory.bank.centroids, key, remembered)
+
+    def _adapt(self, unit: FloatArray) -> FloatArray:
+        return _unit(self._adaptation.apply(unit)) if self._adapts_queries else unit
+
+    def _new_layer(self, dim: int) -> LayerMemory:
+        config = self._config
+        return LayerMemory(dim, config.pattern_clusters, config.trajectory_capacity, config.seed)
+
+    def _state(self) -> EngineState:
+        with self._lock:
+            parts: dict[str, dict[str, Any]] = {
+                "engine": {
+                    "enabled": self._enabled,
+                    "tally": msgspec.to_builtins(self._tally),
+                    "layers": list(self._layers),
+                },
+                "router": self._router.facts(),
+                "queries": self._queries.facts(),
+            }
+            arrays = {
+                "router": self._router.arrays(),
+                "queries": self._queries.arrays(),
+                "adapters": self._adaptation.arrays(),
+            }
+            for number, memory in enumerate(self._layers.values()):
+                parts[f"layer{number}"] = memory.facts()
+                arrays[f"layer{number}"] = memory.arrays()
+            tensors = {
+                f"{part}/{name}": array
+                for part, held in arrays.items()
+                for name, array in held.items()
+            }
+            return EngineState(self._config, parts, tensors)
+
+    @classmethod
+    def _of(cls, saved: EngineState) -> SonaEngine:
+        engine = cls(saved.config)
+        try:
+            own = saved.facts_of("engine")
+            engine._enabled = bool(own["enabled"])
+            engine._tally = msgspec.convert(own["tally"], _Tally)
+            engine._router.restore(saved.tensors_of("router"), saved.facts_of("router"))
+            engine._queries.restore(saved.tensors_of("queries"), saved.facts_of("queries"))
+            engine._adaptation.restore(saved.tensors_of("adapters"))
+            for number, key in enumerate(own["layers"]):
+                memory = engine._layers[key] = engine._new_layer(saved.config.hidden_dim)
+                part = f"layer{number}"
+                memory.restore(saved.tensors_of(part), saved.facts_of(part))
+        except (KeyError, IndexError, TypeError, ValueError, msgspec.ValidationError) as error:
+            if isinstance(error, FormatError):
+                raise
+            raise FormatError(f"`data` does not describe an engine: {error!r}") from error
+        return engine
+
+
+class _Tally(msgspec.Struct):
+    """What happened so far, in numbers."""
+
+    seen: int = 0
+    accepted: int = 0
+    pending: int = 0
+    pending_accepted: int = 0
+    updates: int = 0
+    cycles: int = 0
+    quality: float = 0.0
+
+    def count(self, quality: float, accepted: bool) -> None:
+        self.seen += 1
+        self.pending += 1
+        self.accepted += accepted
+        self.pending_accepted += accepted
+        self.quality += quality
+
+
+def _unit(x: FloatArray) -> FloatArray:
+    norm = math.sqrt(float(np.dot(x, x)))
+    if not 1e-18 < norm < 1e18:  # the squares may have overflowed or vanished
+        norm = float(np.linalg.norm(x.astype(np.float64)))
+    return (x / norm).astype(np.float32) if norm > 0.0 else x
+
+
+def _layer_key(layer: LayerKey) -> str:
+    return f"layer {layer!r}"
+
+
+def _candidates(
+    routes: Sequence[str] | None, costs: Mapping[str, float] | None
+) -> tuple[list[str] | None, dict[str, float] | None]:
+    names = None
+    if routes is not None:
+        if isinstance(routes, str):
+            raise DTypeError(f"`routes` must be a sequence of strings; got {routes!r}")
+        names = [check_text("routes", name) for name in routes]
+        if not names:
+            raise RangeError("`routes` must name at least one route; got none")
+        if len(set(names)) != len(names):
+            raise RangeError("`routes` must not name a route twice")
+    if costs is None:
+        return names, None
+    return names, {
+        name: check_number(f"costs[{name!r}]", cost, 0.0, 1e12) for name, cost in costs.items()
+    }
