@@ -63,8 +63,8 @@ class SonaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embedding_dim: int | None = None
     micro_lora_rank: int = 2
     base_lora_rank: int = 8
-    micro_lora_lr: float = 0.05
-    base_lora_lr: float = 0.01
+    micro_lora_lr: float = 0.1
+    base_lora_lr: float = 0.003
     ewc_lambda: float = 1.0
     pattern_clusters: int = 100
     trajectory_capacity: int = 10_000
