@@ -136,9 +136,7 @@ class TrajectoryBuffer:
         self._staged.clear()
         return rows
 
-    def nearest(
-        self, queries: FloatArray, k: int
-    ) -> tuple[NDArray[np.int64], FloatArray]:
+    def nearest(self, queries: FloatArray, k: int) -> tuple[NDArray[np.int64], FloatArray]:
         """Return rows and cosine similarities of the `k` nearest, best first."""
         self.flush()
         return self._index.search(queries, k)
@@ -150,7 +148,9 @@ class TrajectoryBuffer:
         return {**held, "embeddings": self.embeddings.copy(), "seen": np.array([self.seen])}
 
     @classmethod
-    def from_arrays(cls, dim: int, capacity: int, arrays: dict[str, NDArray[Any]]) -> TrajectoryBuffer:
+    def from_arrays(
+        cls, dim: int, capacity: int, arrays: dict[str, NDArray[Any]]
+    ) -> TrajectoryBuffer:
         """Make a buffer that holds what :meth:`arrays` returned."""
         buffer = cls(dim, capacity)
         rows = len(arrays["embeddings"])

@@ -83,7 +83,9 @@ class OutcomeModel:
         self._table: FloatArray = arrays["table"]
         self._variance: FloatArray = arrays["variance"]
         self._starts: list[int] = arrays["starts"].tolist()
-        self._spans = list(zip(self._starts, [*self._starts[1:], len(self._centroids)], strict=True))
+        self._spans = list(
+            zip(self._starts, [*self._starts[1:], len(self._centroids)], strict=True)
+        )
         self._both = np.concatenate([self._centroids, self._linear.T])
 
     @property
@@ -108,7 +110,7 @@ class OutcomeModel:
     def expect_many(self, embeddings: FloatArray) -> NDArray[np.float64]:
         """Return means of shape (n, n_routes) for a batch."""
         products = embeddings @ self._both.T
-        mean = self.level + products[:, len(self._centroids) :].astype(np.float64)
+        mean: NDArray[np.float64] = self.level + products[:, len(self._centroids) :]
         for start, end in self._spans:
             mean += self._table[start + products[:, start:end].argmax(axis=1)]
         return mean
@@ -219,23 +221,22 @@ class _Ridge:
             return np.zeros(self.rows.shape[1], np.float32)
         if self.primal:
             return np.asarray(scale * np.linalg.solve(self._system(ratio), self.product))
-        return np.asarray(
-            scale * (self.rows.T @ np.linalg.solve(self._system(ratio), self.target))
-        )
+        return np.asarray(scale * (self.rows.T @ np.linalg.solve(self._system(ratio), self.target)))
 
     def posterior(self, ratio: float, at: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Posterior mean of the weights, and the variance at some features in units of noise."""
-        prior = ratio * np.square(at).sum(axis=1)
+        prior: FloatArray = np.float32(ratio) * np.square(at).sum(axis=1)
         if not len(self.rows):
             return np.zeros(self.rows.shape[1], np.float32), prior
-        inverse = np.linalg.inv(self._system(ratio))
-        scale = np.float32(ratio)
+        inverse: FloatArray = np.asarray(np.linalg.inv(self._system(ratio)), np.float32)
         if self.primal:
-            return scale * (inverse @ self.product), scale * ((at @ inverse) * at).sum(axis=1)
-        cross = at @ self.rows.T
-        known = ((cross @ inverse) * cross).sum(axis=1)
-        mean = scale * (self.rows.T @ (inverse @ self.target))
-        return mean, np.maximum(prior - ratio**2 * known, 0.0)
+            mean = ratio * (inverse @ self.product)
+            variance = ratio * ((at @ inverse) * at).sum(axis=1)
+        else:
+            cross = at @ self.rows.T
+            mean = ratio * (self.rows.T @ (inverse @ self.target))
+            variance = prior - ratio**2 * ((cross @ inverse) * cross).sum(axis=1)
+        return np.asarray(mean, np.float32), np.asarray(np.maximum(variance, 0.0), np.float32)
 
 
 def _best_ratio(ridges: list[_Ridge], noise: float) -> float:
@@ -248,7 +249,8 @@ def _views(points: Points, n_clusters: int, seed: int) -> tuple[FloatArray, list
     rng = np.random.default_rng(seed)
     n = len(points.embeddings)
     most = max(1, n // _POINTS_PER_CELL)
-    centroids, starts = [], []
+    centroids: list[FloatArray] = []
+    starts: list[int] = []
     for shrink in _SHRINKS:
         for _ in range(_STARTS):
             # Each view sees its own sample: cheaper, and more different from the others.
@@ -259,7 +261,7 @@ def _views(points: Points, n_clusters: int, seed: int) -> tuple[FloatArray, list
             first = rows[rng.permutation(len(rows))[:size]]
             found = SphericalKMeans(size, init=first, max_iter=10)
             found.fit(rows, points.weight[sample])
-            starts.append(sum(map(len, centroids)))
+            starts.append(sum(len(view) for view in centroids))
             centroids.append(found.centroids_)
     return np.concatenate(centroids), starts
 

@@ -11,7 +11,7 @@ The question is how the routes in the log were chosen. Where the choice did not 
 (a random split), the outcome expert is right and by far the stronger. Where every query already
 went to the route that suits it (intents, tools, a good policy), what a route achieved on its own
 queries says nothing about others. No loss on logged outcomes can tell the two apart, because
-only chosen routes have outcomes; but the log shows it: :class:`_Selectivity` measures how much
+only chosen routes have outcomes; but the log shows it: :class:`Selectivity` measures how much
 better the route is predicted by the neighbours of the query than by its overall share.
 """
 
@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 
 from sona.errors import RangeError
 from sona.learning.buffer import TrajectoryBuffer
+from sona.learning.levels import Drift, Levels
 from sona.learning.outcome import PRIOR_OUTCOMES, OutcomeModel, Points
+from sona.learning.selectivity import Selectivity
 from sona.types import FloatArray
 
 __all__ = ["Choice", "Router"]
@@ -44,9 +46,9 @@ _RESIDUAL_PRIOR = 10.0
 #: much as the prior.
 _FRESH_WEIGHT = _RESIDUAL_PRIOR / PRIOR_OUTCOMES
 _NEVER_TRIED = 0.4
-# Rows of memory that go with a warm start; the model carries what older ones taught.
-_HANDED_ON = 4_000
 _EDGE = 0.05
+#: Remembered outcomes that a new agent receives.
+_HANDED_ON = 4_096
 #: Outcomes that may wait before levels, drift and selectivity take them in.
 _FOLD = 256
 
@@ -113,9 +115,9 @@ class Router:
         self._model: OutcomeModel | None = None
         self._learned = 0  # rows with a smaller order shaped the model
         self._folded = 0
-        self._levels = _Levels()
-        self._drift = _Drift()
-        self._selectivity = _Selectivity()
+        self._levels = Levels()
+        self._drift = Drift()
+        self._selectivity = Selectivity()
 
     @property
     def routes(self) -> list[str]:
@@ -130,7 +132,18 @@ class Router:
     @property
     def due(self) -> bool:
         """Whether so much is new that learning pays: 64 outcomes, then half as many again."""
-        return self.pending >= max(64, self._learned // 2)
+        return self.pending >= max(64, self._learned // 2) and not self._outranked
+
+    @property
+    def _outranked(self) -> bool:
+        """Whether the model saw more outcomes than are remembered here, as a fleet's has.
+
+        Such a model is not replaced by a poorer one; memory corrects it meanwhile.
+        """
+        if self._model is None:
+            return False
+        remembered = float(self._buffer.columns("weight").sum())
+        return remembered < 0.99 * float(self._model.count.sum())
 
     @property
     def memory(self) -> TrajectoryBuffer:
@@ -166,7 +179,7 @@ class Router:
     def learn(self) -> None:
         """Fit the outcome model to everything remembered; the background's part."""
         self._fold()
-        if not len(self._buffer):
+        if not len(self._buffer) or self._outranked:
             return
         column = self._buffer.columns
         for route, change in self._levels.settle():
@@ -265,72 +278,76 @@ class Router:
             chosen != best,
         )
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all numbers, for saving; :meth:`facts` is the rest."""
-        self._fold()
-        state = {f"memory.{name}": array for name, array in self._buffer.arrays().items()}
-        if self._model is not None:
-            state.update({f"model.{k}": array for k, array in self._model.arrays().items()})
-        levels = self._levels
-        rows = [levels.prior, levels.trust, levels.total, levels.count, levels.onset]
-        state["levels"] = np.array(rows, np.float64).reshape(5, -1)
-        state["overall"] = np.array([levels.sum, levels.seen, levels.squares])
-        state["turned"] = np.array(sorted(levels.turned), np.int64)
-        state["drift.sums"] = np.array(self._drift.sums, np.float64).reshape(-1, 2)
-        state["drift.runs"] = np.array(self._drift.runs, np.float64).reshape(-1, 2, 3)
-        state["selectivity"] = np.array([self._selectivity.gain, self._selectivity.rows])
-        state["learned"] = np.array([self._learned, self._folded], np.int64)
-        return state
-
     def handed_on(self) -> Router:
-        """Return a router for a new owner: the fitted model and the newest of the memory."""
+        """Return what a new agent starts with: the model, and a sample of the memory.
+
+        Everything is kept up to 4,096 remembered outcomes; of more, evenly spaced ones.
+        """
+        self._fold()
+        buffer = self._buffer
+        oldest_first = np.argsort(buffer.columns("order"), kind="stable")
+        picked = np.linspace(0, len(buffer) - 1, min(len(buffer), _HANDED_ON)).astype(np.int64)
+        rows = oldest_first[picked]
         arrays = self.arrays()
-        newest = np.argsort(arrays["memory.order"], kind="stable")[-_HANDED_ON:]
-        for name in ("route", "quality", "weight", "fitted", "embeddings"):
-            arrays[f"memory.{name}"] = arrays[f"memory.{name}"][newest]
-        rows = len(newest)
-        arrays["memory.order"] = np.arange(rows)
-        arrays["memory.seen"] = np.array([rows])
-        # What the model has learned from counts as learned, so that the new owner's own
-        # outcomes stand out as fresh.
-        arrays["learned"] = np.array([rows if self._model is not None else 0, rows])
-        arrays["levels"][4] = 0
-        router = Router(self.dim, self.n_clusters, max(rows, 1), self.seed)
-        router.restore(arrays, self.facts())
-        return router
+        for name in ("route", "quality", "weight", "fitted"):
+            arrays[f"memory.{name}"] = buffer.columns(name)[rows].copy()
+        learned = int((buffer.columns("order")[rows] < self._learned).sum())
+        arrays["memory.order"] = np.arange(len(rows))
+        arrays["memory.embeddings"] = buffer.embeddings[rows].copy()
+        arrays["memory.seen"] = np.array([len(rows)])
+        arrays["progress"] = np.array([learned, len(rows)])
+        # A turn that is under way belongs to the rows that were left behind.
+        arrays["levels.onset"] = np.zeros_like(arrays["levels.onset"])
+        fresh = Router(self.dim, self.n_clusters, buffer.capacity, self.seed)
+        fresh.restore(arrays, self.facts())
+        return fresh
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return numbers, for saving."""
+        self._fold()
+        parts = {
+            "memory": self._buffer.arrays(),
+            "levels": self._levels.arrays(),
+            "drift": self._drift.arrays(),
+            "model": {} if self._model is None else self._model.arrays(),
+        }
+        named = {f"{part}.{name}": a for part, held in parts.items() for name, a in held.items()}
+        return {
+            **named,
+            "selectivity": np.array([self._selectivity.gain, self._selectivity.rows]),
+            "progress": np.array([self._learned, self._folded]),
+        }
 
     def facts(self) -> dict[str, Any]:
-        """Return texts and the state of the random generator, for saving."""
-        return {
-            "routes": self.routes,
-            "capacity": self._buffer.capacity,
-            "rng": _plain(self._rng.bit_generator.state),
-        }
+        """Return names of routes and the state of the random generator, for saving."""
+        state: Any = self._rng.bit_generator.state
+        random = [hex(state["state"]["state"]), hex(state["state"]["inc"])]
+        return {"routes": self.routes, "random": random}
 
     def restore(self, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
         """Become what :meth:`arrays` and :meth:`facts` described.
 
-        Memory keeps at least as many rows as it is given, whatever `capacity` says.
+        What was remembered comes on top of this router's own capacity if it does not fit.
         """
-        memory = {k[7:]: v for k, v in arrays.items() if k.startswith("memory.")}
-        model = {k[6:]: v for k, v in arrays.items() if k.startswith("model.")}
-        capacity = max(self._buffer.capacity, facts["capacity"])
-        self._buffer = TrajectoryBuffer.from_arrays(self.dim, capacity, memory)
-        self._number = {name: number for number, name in enumerate(facts["routes"])}
-        self._rng.bit_generator.state = _plain(facts["rng"], parse=True)
-        self._model = OutcomeModel(model) if model else None
-        levels = self._levels = _Levels()
-        levels.prior, levels.trust, levels.total, levels.count = (
-            row.copy() for row in arrays["levels"][:4]
+        routes = [str(name) for name in facts["routes"]]
+        held = _part(arrays, "memory")
+        rows = len(held["embeddings"])
+        capacity = self._buffer.capacity
+        buffer = TrajectoryBuffer.from_arrays(
+            self.dim, capacity if rows <= capacity else capacity + rows, held
         )
-        levels.onset = arrays["levels"][4].astype(np.int64)
-        levels.sum, levels.seen, levels.squares = arrays["overall"].tolist()
-        levels.turned = set(arrays["turned"].tolist())
-        self._drift = _Drift()
-        self._drift.sums = arrays["drift.sums"].tolist()
-        self._drift.runs = arrays["drift.runs"].tolist()
+        model = _part(arrays, "model")
+        self._levels = Levels.from_arrays(_part(arrays, "levels"))
+        self._drift = Drift.from_arrays(_part(arrays, "drift"))
         self._selectivity.gain, self._selectivity.rows = arrays["selectivity"].tolist()
-        self._learned, self._folded = arrays["learned"].tolist()
+        self._learned, self._folded = arrays["progress"].tolist()
+        self._model = OutcomeModel(model) if model else None
+        self._buffer = buffer
+        self._number = {name: number for number, name in enumerate(routes)}
+        random: Any = self._rng.bit_generator.state
+        state, increment = (int(number, 16) for number in facts["random"])
+        random["state"] = {"state": state, "inc": increment}
+        self._rng.bit_generator.state = random
 
     def _stranger(self) -> tuple[float, float]:
         """Expectation and deviation of a route that was never observed."""
@@ -379,7 +396,7 @@ class Router:
             turn = self._drift.add(r, error / self._levels.scatter, error, first + i)
             if turn is not None:
                 change = turn.mean
-                self._levels.restart(r, change, turn.count, turn.onset)
+                self._levels.restart(r, change, turn.length, turn.onset)
                 self._shift(r, change)
         self._selectivity.add(buffer, rows, len(self._number))
         self._folded = buffer.seen
@@ -407,15 +424,6 @@ def _inside(expected: _Floats) -> _Floats:
     return np.where(expected < _EDGE, low, np.where(expected > 1.0 - _EDGE, high, expected))
 
 
-def _plain(state: Any, *, parse: bool = False) -> Any:
-    """Generator state with its 128-bit integers as text, which JSON readers keep whole."""
-    if isinstance(state, dict):
-        return {key: _plain(value, parse=parse) for key, value in state.items()}
-    if parse:
-        return int(state) if isinstance(state, str) and state.isdigit() else state
-    return str(state) if isinstance(state, int) else state
-
-
 class _Near:
     """The nearest remembered rows of a query, with their kernel."""
 
@@ -431,173 +439,6 @@ class _Near:
         self.kernel: _Floats = self.mass * np.exp(-distance / max(width, 1e-4))
 
 
-class _Levels:
-    """Mean quality per route, given what the model says about each query."""
-
-    def __init__(self) -> None:
-        self.prior = np.empty(0)
-        self.trust = np.empty(0)
-        self.total = np.empty(0)
-        self.count = np.empty(0)
-        self.onset = np.empty(0, np.int64)
-        self.turned: set[int] = set()
-        self.sum = 1.0
-        self.seen = 2.0
-        self.squares = 0.25
-
-    @property
-    def overall(self) -> float:
-        """Mean quality over all routes; one half before the first outcome."""
-        return float(self.sum / self.seen)
-
-    @property
-    def scatter(self) -> float:
-        """Standard deviation of outcomes around what was expected."""
-        return float(max(np.sqrt(self.squares / self.seen), 0.05))
-
-    def grow(self, n: int) -> None:
-        more = n - len(self.total)
-        if more > 0:
-            self.prior = np.append(self.prior, np.full(more, np.nan))
-            self.trust = np.append(self.trust, np.full(more, PRIOR_OUTCOMES))
-            self.total = np.append(self.total, np.zeros(more))
-            self.count = np.append(self.count, np.zeros(more))
-            self.onset = np.append(self.onset, np.zeros(more, np.int64))
-
-    def of(self, route: int) -> float:
-        prior = self.prior[route]
-        if prior != prior:
-            prior = self.sum / self.seen
-        trust = self.trust[route]
-        return float((self.total[route] + trust * prior) / (self.count[route] + trust))
-
-    def current(self, n: int) -> tuple[_Floats, _Floats]:
-        prior = np.where(np.isnan(self.prior), self.overall, self.prior)
-        known = np.isfinite(self.prior)
-        level = (self.total + self.trust * prior) / (self.count + self.trust)
-        # The variance of a level that came with the model is part of the model's own.
-        behind = np.where(known, np.inf, self.count + 1.0)
-        return level, self.scatter**2 / behind
-
-    def add(self, route: int, quality: float, weight: float) -> None:
-        error = quality - self.of(route)
-        self.total[route] += weight * quality
-        self.count[route] += weight
-        self.sum += weight * quality
-        self.seen += weight
-        self.squares += weight * error * error
-
-    def restart(self, route: int, change: float, count: int, onset: int) -> None:
-        """A route has turned: go by the outcomes since `onset`."""
-        self.prior[route] = self.of(route) + change
-        self.trust[route] = count
-        self.total[route] = self.count[route] = 0.0
-        self.onset[route] = onset
-        self.turned.add(route)
-
-    def settle(self) -> list[tuple[int, float]]:
-        """Routes that turned since the last call, and how far they have moved since."""
-        moved = [(route, self.of(route) - float(self.prior[route])) for route in self.turned]
-        self.turned.clear()
-        return moved
-
-    def rebase(self, level: _Floats, count: _Floats, noise: float) -> None:
-        self.prior = level.copy()
-        self.trust = count + PRIOR_OUTCOMES
-        self.total = np.zeros(len(level))
-        self.count = np.zeros(len(level))
-        self.onset = np.zeros(len(level), np.int64)
-        self.squares = noise * self.seen
-
-
-class _Turn(NamedTuple):
-    mean: float
-    count: int
-    onset: int
-
-
-class _Drift:
-    """Notice when a route turns better or worse: a two-sided CUSUM of scaled errors.
-
-    With slack 1/2 and threshold 12 a drop by one standard deviation or more is noticed after some
-    24 outcomes, while steady ones raise an alarm once in some hundred thousand.
-
-    References
-    ----------
-    E. S. Page, "Continuous inspection schemes", Biometrika 41, 1954.
-    """
-
-    slack, threshold, limit = 0.5, 12.0, 2.0
-
-    def __init__(self) -> None:
-        self.sums: list[list[float]] = []
-        self.runs: list[list[list[float]]] = []
-
-    def grow(self, n: int) -> None:
-        while len(self.sums) < n:
-            self.sums.append([0.0, 0.0])
-            self.runs.append([[0, 0.0, 0], [0, 0.0, 0]])
-
-    def add(self, route: int, scaled: float, error: float, order: int) -> _Turn | None:
-        sums, runs = self.sums[route], self.runs[route]
-        scaled = min(max(scaled, -self.limit), self.limit)
-        for side, sign in enumerate((1.0, -1.0)):
-            total = sums[side] + sign * scaled - self.slack
-            if total <= 0.0:
-                sums[side] = 0.0
-                runs[side] = [0, 0.0, order + 1]
-                continue
-            sums[side] = total
-            run = runs[side]
-            run[0] += 1
-            run[1] += error
-            if total > self.threshold:
-                turn = _Turn(run[1] / run[0], int(run[0]), int(run[2]))
-                self.sums[route] = [0.0, 0.0]
-                self.runs[route] = [[0, 0.0, order + 1], [0, 0.0, order + 1]]
-                return turn
-        return None
-
-
-class _Selectivity:
-    """How far the logged choice of a route looked at the query.
-
-    The gain in log-likelihood, in nats, when the route of an outcome is predicted from the routes
-    of the 16 nearest others instead of from overall shares; a decaying mean, because policies
-    change. It starts at one nat: until the log shows otherwise, a route is taken to have been
-    tried where it was thought to work. A random log has a negative gain after a few dozen rows.
-    """
-
-    neighbours, prior, half_life = 16, 4.0, 1000.0
-    low, high = 0.1, 0.3
-
-    def __init__(self) -> None:
-        self.gain = 20.0
-        self.rows = 20.0
-
-    @property
-    def weight(self) -> float:
-        gain = self.gain / self.rows
-        return float(min(max((gain - self.low) / (self.high - self.low), 0.0), 1.0))
-
-    def add(self, buffer: TrajectoryBuffer, rows: _Ints, n_routes: int) -> None:
-        if n_routes < 2:
-            return
-        if buffer.seen > self.half_life:
-            rows = rows[rows % 4 == 0]
-        if not len(rows):
-            return
-        route, weight = buffer.columns("route"), buffer.columns("weight")
-        found, _ = buffer.nearest(buffer.embeddings[rows], self.neighbours + 1)
-        totals = np.bincount(route, weight, n_routes)
-        for row, near in zip(rows, found, strict=True):
-            others = near[near != row][: self.neighbours]
-            if not len(others):
-                continue
-            mine = route[row]
-            share = (totals[mine] - weight[row] + 1.0) / (totals.sum() - weight[row] + n_routes)
-            agree = float((route[others] == mine).sum())
-            local = (agree + self.prior * share) / (len(others) + self.prior)
-            fade = 0.5 ** (1.0 / self.half_life)
-            self.gain = fade * self.gain + np.log(local / share)
-            self.rows = fade * self.rows + 1.0
+def _part(arrays: dict[str, NDArray[Any]], part: str) -> dict[str, NDArray[Any]]:
+    prefix = part + "."
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
