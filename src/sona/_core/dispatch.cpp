@@ -80,6 +80,11 @@ struct Capabilities {
         const uint32_t avx2 = 1u << 5;
         if (!all_bits(saved, ymm) || !all_bits(seven.b, avx2)) return;
         table[count++] = &table_avx2;
+#if defined(SONA_EMULATED)
+        table[count++] = &table_avx512;
+        table[count++] = &table_avx512vnni;
+        return;
+#endif
         const uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
         if (!all_bits(saved, zmm) || !all_bits(seven.b, f | dq | bw | vl)) return;
         table[count++] = &table_avx512;

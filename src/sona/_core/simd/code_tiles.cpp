@@ -19,7 +19,7 @@ SONA_INLINE vi ifour(int32_t four) { return _mm512_set1_epi32(four); }
 SONA_INLINE vf ifloat(vi v) { return _mm512_cvtepi32_ps(v); }
 #if defined(SONA_ISA_VNNI)
 enum { OFFSET = 128, LIMIT = 127 };
-#if defined(_MSC_VER)
+#if defined(_MSC_VER) || defined(SONA_EMULATED)
 SONA_INLINE vi imac(vi sum, vi column, vi row) { return _mm512_dpbusd_epi32(sum, column, row); }
 #else
 // gcc 12 copies the sums around the intrinsic, which costs a factor of 2.

@@ -30,7 +30,12 @@
 #define SONA_EXPORT(family) SONA_JOIN(family, SONA_ISA)
 
 #if defined(SONA_ISA_AVX512)
+#if defined(SONA_EMULATED)
+// Stands in for AVX-512 in tests (CMake option SONA_EMULATE_AVX512).
+#include "avx512.h"
+#else
 #include <immintrin.h>
+#endif
 namespace {
 typedef __m512 vf;
 enum { W = 16 };
