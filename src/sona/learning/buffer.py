@@ -56,11 +56,12 @@ class TrajectoryBuffer:
             "route": np.empty(0, np.int64),
             "quality": np.empty(0, np.float64),
             "weight": np.empty(0, np.float64),
+            "length": np.empty(0, np.float64),
             "fitted": np.empty(0, np.float64),
             "order": np.empty(0, np.int64),
         }
         self._stage = np.empty((min(_STAGE, capacity), dim), np.float32)
-        self._staged: list[tuple[int, float, float]] = []
+        self._staged: list[tuple[int, float, float, float]] = []
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
@@ -84,7 +85,7 @@ class TrajectoryBuffer:
     def columns(self, name: str) -> NDArray[Any]:
         """Return one column, shape (len,): a view that may be written to.
 
-        ``route`` is an int64 number, ``quality`` and ``weight`` are float64, ``fitted`` is what
+        ``route`` is an int64 number, the others are float64; ``fitted`` is what
         the router's model said of the row (NaN until it has), ``order`` counts from the first
         row ever appended.
         """
@@ -92,7 +93,12 @@ class TrajectoryBuffer:
         return self._columns[name][: len(self)]
 
     def append(
-        self, embedding: FloatArray, route: int, quality: float, weight: float = 1.0
+        self,
+        embedding: FloatArray,
+        route: int,
+        quality: float,
+        weight: float = 1.0,
+        length: float = 1.0,
     ) -> None:
         """Add one row.
 
@@ -105,9 +111,11 @@ class TrajectoryBuffer:
             Mean quality of what the row stands for.
         weight : float, default 1.0
             Number of outcomes that the row stands for.
+        length : float, default 1.0
+            Length of the mean of their unit embeddings.
         """
         self._stage[len(self._staged)] = embedding
-        self._staged.append((route, quality, weight))
+        self._staged.append((route, quality, weight, length))
         self.seen += 1
         if len(self._staged) == len(self._stage):
             self.flush()
@@ -126,11 +134,12 @@ class TrajectoryBuffer:
             self._grow(len(self._index))
         if not fresh.all():
             self._index.replace(rows[~fresh], self._stage[:n][~fresh])
-        route, quality, weight = zip(*self._staged, strict=True)
+        route, quality, weight, length = zip(*self._staged, strict=True)
         columns = self._columns
         columns["route"][rows] = route
         columns["quality"][rows] = quality
         columns["weight"][rows] = weight
+        columns["length"][rows] = length
         columns["fitted"][rows] = np.nan
         columns["order"][rows] = order
         self._staged.clear()

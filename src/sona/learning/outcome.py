@@ -35,7 +35,7 @@ _VIEW_POINTS = 4_000
 _RATIOS = (0.005, 0.015, 0.05, 0.15, 0.5, 2.0)
 _EVIDENCE_ROUTES = 4
 #: Share of the prior variance that is linear in the embedding; the rest is the cells'.
-_LINEAR = 0.5
+_LINEAR = 0.7
 
 
 class Points(NamedTuple):

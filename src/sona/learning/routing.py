@@ -28,6 +28,7 @@ from sona.learning.buffer import TrajectoryBuffer
 from sona.learning.levels import Drift, Levels
 from sona.learning.outcome import PRIOR_OUTCOMES, OutcomeModel, Points
 from sona.learning.selectivity import Selectivity
+from sona.learning.sketch import Sketch
 from sona.types import FloatArray
 
 __all__ = ["Choice", "Router"]
@@ -157,7 +158,12 @@ class Router:
         return self._selectivity.weight
 
     def observe(
-        self, embedding: FloatArray, route: str, quality: float, weight: float = 1.0
+        self,
+        embedding: FloatArray,
+        route: str,
+        quality: float,
+        weight: float = 1.0,
+        length: float = 1.0,
     ) -> None:
         """Take one outcome in.
 
@@ -170,11 +176,25 @@ class Router:
             In [0, 1].
         weight : float, default 1.0
             Number of outcomes that `quality` is the mean of.
+        length : float, default 1.0
+            Length of the mean of the unit embeddings that the row stands for.
         """
         number = self._number.setdefault(route, len(self._number))
-        self._buffer.append(embedding, number, quality, weight)
+        self._buffer.append(embedding, number, quality, weight, length)
         if self._buffer.seen - self._folded >= _FOLD:
             self._fold()
+
+    def absorb(self, summary: Sketch) -> None:
+        """Take in what many outcomes amount to.
+
+        Parameters
+        ----------
+        summary : Sketch
+            Each of its cells enters as one remembered row per route.
+        """
+        centres = summary.centres()
+        for cell, route, quality, count in summary.outcomes():
+            self.observe(centres[cell], route, quality, count, float(summary.lengths[cell]))
 
     def learn(self) -> None:
         """Fit the outcome model to everything remembered; the background's part."""
@@ -185,7 +205,10 @@ class Router:
         for route, change in self._levels.settle():
             self._shift(route, change)
         points = Points(
-            self._buffer.embeddings, column("route"), column("quality"), column("weight")
+            self._buffer.embeddings * column("length")[:, None].astype(np.float32),
+            column("route"),
+            column("quality"),
+            column("weight"),
         )
         self._adopt(OutcomeModel.fit(points, len(self._number), self.n_clusters, self.seed))
 
@@ -289,7 +312,7 @@ class Router:
         picked = np.linspace(0, len(buffer) - 1, min(len(buffer), _HANDED_ON)).astype(np.int64)
         rows = oldest_first[picked]
         arrays = self.arrays()
-        for name in ("route", "quality", "weight", "fitted"):
+        for name in ("route", "quality", "weight", "length", "fitted"):
             arrays[f"memory.{name}"] = buffer.columns(name)[rows].copy()
         learned = int((buffer.columns("order")[rows] < self._learned).sum())
         arrays["memory.order"] = np.arange(len(rows))

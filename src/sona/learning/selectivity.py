@@ -49,7 +49,9 @@ class Selectivity:
                 continue
             mine = route[row]
             share = (totals[mine] - weight[row] + 1.0) / (totals.sum() - weight[row] + n_routes)
-            agree = float((route[others] == mine).sum())
+            # A row that stands for several outcomes has as many votes.
+            votes = weight[others]
+            agree = len(others) * float(votes[route[others] == mine].sum() / votes.sum())
             local = (agree + self.prior * share) / (len(others) + self.prior)
             fade = 0.5 ** (1.0 / self.half_life)
             self.gain = fade * self.gain + np.log(local / share)
