@@ -230,7 +230,7 @@ def fit(
     protect = ewc if ewc is not None and ewc.is_active else None
     home = protect.anchor if protect is not None else None
     prior: tuple[FloatArray | float, FloatArray | float] = (0.0, 0.0) if home is None else home
-    pull = np.float32(_PRECISION / n)
+    pull = np.float32(_PRECISION * (1.0 + _FEW * len(centroids) / n) / n)
     bias = pattern_prior(unit(adapted(start, lessons.inputs))[0], centroids, lessons)
     weights = (A, B)
     first = tuple(np.zeros_like(w) for w in weights)
@@ -254,8 +254,9 @@ def fit(
     return weights
 
 
-# Precision of the prior on each weight, in lessons.
-_PRECISION = 5.0
+# Precision of the prior on each weight, and how it grows where there are few lessons per pattern.
+_PRECISION = 2.5
+_FEW = 10.0
 _BATCH = 64
 _PASSES = 20
 _MAX_STEPS = 2_000

@@ -16,6 +16,7 @@ where all patterns expect the same there is nothing to tell apart and the gradie
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -248,42 +249,43 @@ _FLAT = 1e-6
 
 
 class TrustGate:
-    """Does the feedback still agree with the bank? A running correlation that costs no search.
+    """Does the feedback still agree with the bank? A running correlation decides.
 
-    Feedback that means what the bank thinks it means is better where the bank expects better:
-    its correlation with the expectation was 0.45 to 0.65 on every labelled set tried. Noise,
-    shuffled outcomes and constant reward have none, and inverted reward a negative one. Adapters
-    learn while the gate is open and fade to the identity while it is closed, which bounds what
-    any reward can do to decisions.
-
-    Parameters
-    ----------
-    horizon : float, default 500.0
-        Outcomes over which the estimate forgets.
+    Feedback that means what the bank thinks it means is better where the bank, unadapted, expects
+    better: the correlation was 0.45 to 0.65 on every labelled set tried. Noise, shuffled outcomes
+    and constant reward have none, inverted reward has a negative one. Adapters learn as fast as
+    the correlation allows and fade to the identity when there is none, which bounds what any
+    reward can do to decisions. The unadapted bank is the judge because an adapter that was taught
+    nonsense would expect nonsense.
 
     Notes
     -----
-    Starts at the correlation of honest feedback, so that the first outcome teaches. Not
-    thread-safe; O(1) per outcome.
+    Starts between honest feedback and none, so that the first outcome teaches and few decide.
+    Not thread-safe; O(1) per outcome.
     """
 
     #: Correlation below which feedback is not trusted: three standard errors at the horizon.
-    LEAST = 0.1
-    _START = (0.5, 0.5, 0.1, 0.1, 0.05)
+    LEAST = 0.15
+    #: Correlation from which it is trusted fully.
+    ENOUGH = 0.4
+    # Outcomes over which the estimate forgets, and those that its start is worth.
+    _HORIZON, _CREDIT = 200.0, 20.0
+    _START = (_CREDIT, 0.5, 0.5, 0.1, 0.1, 0.03)
 
-    __slots__ = ("_keep", "_moments")
+    __slots__ = ("_moments",)
 
-    def __init__(self, horizon: float = 500.0) -> None:
-        self._keep = 1.0 - 1.0 / check_number("horizon", horizon, 2.0, 1e9)
+    def __init__(self) -> None:
         self._moments = self._START
 
     def observe(self, expected: float, target: float) -> None:
-        """Count one outcome in."""
-        mean_e, mean_t, ee, tt, et = self._moments
-        keep = self._keep
+        """Count in one outcome and what the unadapted bank expected."""
+        count, mean_e, mean_t, ee, tt, et = self._moments
+        count = min(count + 1.0, self._HORIZON)
+        take = 1.0 / count
+        keep = 1.0 - take
         de, dt = expected - mean_e, target - mean_t
-        take = 1.0 - keep
         self._moments = (
+            count,
             mean_e + take * de,
             mean_t + take * dt,
             keep * (ee + take * de * de),
@@ -292,27 +294,37 @@ class TrustGate:
         )
 
     @property
-    def trust(self) -> float:
+    def correlation(self) -> float:
         """The running correlation, in [-1, 1]; 0.0 where either side is constant."""
-        _, _, ee, tt, et = self._moments
-        scale = math.sqrt(max(ee, 0.0) * max(tt, 0.0))
+        _, _, _, ee, tt, et = self._moments
+        scale = math.sqrt(ee * tt)
         return et / scale if scale > _FLAT else 0.0
 
     @property
-    def is_open(self) -> bool:
-        """Whether adapters may learn."""
-        return self.trust >= self.LEAST
+    def trust(self) -> float:
+        """Share of the learning rate that feedback has earned, in [0, 1].
+
+        Grows with the correlation and, at first, with the number of outcomes behind it.
+        """
+        earned = (self.correlation - self.LEAST) / (self.ENOUGH - self.LEAST)
+        return min(max(earned, 0.0), 1.0) * math.sqrt(self._moments[0] / self._HORIZON)
 
     @property
-    def moments(self) -> tuple[float, float, float, float, float]:
-        """The state: means of expectation and outcome, their variances and covariance."""
+    def moments(self) -> tuple[float, ...]:
+        """The state: weight, means of expectation and outcome, their variances, covariance.
+
+        Settable; raises ShapeError or RangeError where six such numbers are not given.
+        """
         return self._moments
 
     @moments.setter
-    def moments(self, values: tuple[float, float, float, float, float]) -> None:
-        if len(values) != 5:
-            raise ShapeError(f"`moments` must hold 5 numbers; got {len(values)}")
-        names = ("mean_e", "mean_t", "var_e", "var_t", "covariance")
-        self._moments = tuple(  # type: ignore[assignment]
-            check_number(name, value, -1.0, 1.0) for name, value in zip(names, values, strict=True)
+    def moments(self, values: Sequence[float]) -> None:
+        if len(values) != 6:
+            raise ShapeError(f"`moments` must hold 6 numbers; got {len(values)}")
+        names = ("weight", "mean_e", "mean_t", "var_e", "var_t", "covariance")
+        lows = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+        highs = (self._HORIZON, 1.0, 1.0, 1.0, 1.0, 1.0)
+        count, mean_e, mean_t, ee, tt, et = (
+            check_number(*each) for each in zip(names, map(float, values), lows, highs, strict=True)
         )
+        self._moments = (count, mean_e, mean_t, ee, tt, et)
