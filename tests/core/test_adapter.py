@@ -181,3 +181,78 @@ def test_python_classes_may_derive(backend: ModuleType) -> None:
     adapter = Named("a", 3)
     assert adapter.name == "a"
     assert adapter.apply([1, 2, 3]).tolist() == [1.0, 2.0, 3.0]
+
+
+def widened(bits: Any, kind: str) -> Any:
+    if kind == "float16":
+        return bits.view(np.float16).astype(np.float32)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_16_bit_rows(backend: ModuleType, dim: int, kind: str, rng: np.random.Generator) -> None:
+    adapter = make(backend, dim, 2, rng)
+    for shape in [(dim,), (7, dim), (0, dim)]:
+        values = rng.standard_normal(shape).astype(np.float32)
+        if kind == "float16":
+            bits = values.astype(np.float16).view(np.uint16)
+        else:
+            bits = (values.view(np.uint32) >> 16).astype(np.uint16)
+        before = bits.copy()
+        y = widened(adapter.apply_bits(bits, kind), kind)
+        np.testing.assert_array_equal(bits, before)
+        one_step = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[kind]
+        np.testing.assert_allclose(
+            y, oracle(adapter, widened(bits, kind)), rtol=one_step, atol=1e-5
+        )
+        assert adapter.apply_bits(bits, kind, out=bits) is bits
+        np.testing.assert_array_equal(widened(bits, kind), y)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_every_finite_bit_pattern_survives(backend: ModuleType, kind: str) -> None:
+    # With weights of zero the result is the input, bit for bit.
+    bits = np.arange(65536, dtype=np.uint16)
+    bits = bits[np.isfinite(widened(bits, kind))]
+    adapter = backend.LowRankAdapter(16, 1)
+    rows = bits.reshape(-1, 16)
+    same = adapter.apply_bits(rows, kind)
+    np.testing.assert_array_equal(widened(same, kind), widened(rows, kind))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_16_bit_results_are_rounded_to_nearest_even(
+    backend: ModuleType, kind: str, rng: np.random.Generator
+) -> None:
+    adapter = backend.LowRankAdapter(64, 1)
+    adapter.lora_A[:, 0] = 1.0
+    # y = x + b with x = (1, 0, ...) reads any float32 b through the rounding.
+    b = (rng.standard_normal(64) * 10.0 ** rng.integers(-9, 6, 64)).astype(np.float32)
+    b[0] = 0.0
+    adapter.lora_B = b[:, None]
+    one = np.zeros(64, dtype=np.uint16)
+    one[0] = {"float16": 0x3C00, "bfloat16": 0x3F80}[kind]
+    y = adapter.apply_bits(one, kind)[1:]
+    if kind == "float16":
+        with np.errstate(over="ignore"):
+            expected = b[1:].astype(np.float16).view(np.uint16)
+    else:
+        exact = b[1:].view(np.uint32)
+        expected = ((exact + 0x7FFF + ((exact >> 16) & 1)) >> 16).astype(np.uint16)
+    np.testing.assert_array_equal(widened(y, kind), widened(expected, kind))
+
+
+def test_16_bit_refusals(backend: ModuleType) -> None:
+    adapter = backend.LowRankAdapter(4, 1)
+    bits = np.zeros((2, 4), dtype=np.uint16)
+    with pytest.raises(RangeError, match="`format`"):
+        adapter.apply_bits(bits, "float8")
+    with pytest.raises(DTypeError, match="`x`"):
+        adapter.apply_bits(bits.astype(np.int32), "float16")
+    with pytest.raises(ShapeError, match="`x`"):
+        adapter.apply_bits(bits[:, :3], "float16")
+    with pytest.raises(ShapeError, match="`out`"):
+        adapter.apply_bits(bits, "float16", bits[0])
+    bits[1, 2] = 0x7C00
+    with pytest.raises(NonFiniteError, match="row 1"):
+        adapter.apply_bits(bits, "float16")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 CORE = ROOT / "src" / "sona" / "_core"
 COMPILER = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-FAMILIES = ["lora", "rows", "tiles", "codes", "code_tiles"]
+FAMILIES = ["lora", "rows", "tiles", "codes", "code_tiles", "half"]
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no cross-compiler for aarch64")

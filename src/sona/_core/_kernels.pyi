@@ -34,6 +34,12 @@ class LowRankAdapter:
     @lora_B.setter
     def lora_B(self, value: npt.ArrayLike) -> None: ...
     def apply(self, x: npt.ArrayLike, out: FloatArray | None = None) -> FloatArray: ...
+    def apply_bits(
+        self,
+        x: npt.NDArray[np.uint16],
+        format: str,
+        out: npt.NDArray[np.uint16] | None = None,
+    ) -> npt.NDArray[np.uint16]: ...
 
 def decision_step(
     adapter: LowRankAdapter,

@@ -3,7 +3,8 @@
 # cython: embedsignature=True, embedsignature.format=clinic
 """Native twins of `sona._core.reference`: check, borrow the memory, call. No algorithm is here."""
 
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
+cimport cython
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
 from libc.stdlib cimport free, malloc
 
 from sona._core import arrays, contracts
@@ -48,6 +49,9 @@ cdef extern from "core.h" namespace "sona" nogil:
     const Kernels& active()
     Py_ssize_t lora_apply(const float* weights, Py_ssize_t dim, Py_ssize_t rank, float scaling,
                           const float* x, Py_ssize_t n, float* y)
+    Py_ssize_t lora_apply_bits(
+        const float* weights, Py_ssize_t dim, Py_ssize_t rank, float scaling, int format,
+        const uint16_t* x, Py_ssize_t n, uint16_t* y)
     Py_ssize_t decision_scratch(Py_ssize_t dim, Py_ssize_t rank, Py_ssize_t k)
     double _decision_step "sona::decision_step"(
         float* weights, Py_ssize_t dim, Py_ssize_t rank, float scaling, const float* x,
@@ -193,6 +197,28 @@ cdef class LowRankAdapter:
             self._as_input(x)
         return out
 
+    def apply_bits(self, x, format, out=None):
+        cdef int which = contracts.BIT_FORMATS.index(contracts.check_bits(x, self.dim, format, out))
+        if self.block == NULL:
+            raise TypeError("the adapter's __init__ was not called")
+        if out is None:
+            out = x.copy()
+        cdef Py_ssize_t n = sona_dim(x, 0) if x.ndim == 2 else 1, done
+        cdef const uint16_t* source = <const uint16_t*>sona_data(x)
+        cdef uint16_t* target = <uint16_t*>sona_data(out)
+        if sona_straddles(source, target, n * self.dim * sizeof(uint16_t)):
+            x = x.copy()
+            source = <const uint16_t*>sona_data(x)
+        cdef void* thread = release_gil(<double>n * self.dim * self.rank)
+        done = lora_apply_bits(self.block, self.dim, self.rank, <float>self._scaling, which,
+                               source, n, target)
+        retake_gil(thread)
+        if done < 0:
+            raise MemoryError
+        if done < n:
+            raise NonFiniteError(f"`x` must be finite; row {done} is not")
+        return out
+
     cdef _as_input(self, x):
         if getattr(x, "ndim", None) == 2 or (
                 isinstance(x, (list, tuple)) and x and isinstance(x[0], (list, tuple))):
@@ -219,6 +245,7 @@ def decision_step(adapter, x, centroids, values, target, indices, similarities, 
     cdef Py_ssize_t n, k
     cdef float* scratch
     cdef DecisionStep step
+    cdef double expected
     if not (sona_is_ready(x, NPY_FLOAT32, 1) and sona_dim(x, 0) == own.dim
             and sona_is_ready(centroids, NPY_FLOAT32, 2) and sona_dim(centroids, 1) == own.dim
             and sona_is_ready(values, NPY_FLOAT32, 1)
@@ -236,11 +263,14 @@ def decision_step(adapter, x, centroids, values, target, indices, similarities, 
         contracts.check_rule(target, temperature, rate, decay, max_norm)
     n = sona_dim(centroids, 0)
     k = sona_dim(indices, 0)
-    scratch = own.reserve(decision_scratch(own.dim, own.rank, k))
-    return _decision_step(
-        own.block, own.dim, own.rank, <float>own._scaling, <const float*>sona_data(x),
-        <const float*>sona_data(centroids), n, <const float*>sona_data(values), k, step,
-        <int64_t*>sona_data(indices), <float*>sona_data(similarities), scratch)
+    # The GIL keeps a second step out; without one this does.
+    with cython.critical_section(own):
+        scratch = own.reserve(decision_scratch(own.dim, own.rank, k))
+        expected = _decision_step(
+            own.block, own.dim, own.rank, <float>own._scaling, <const float*>sona_data(x),
+            <const float*>sona_data(centroids), n, <const float*>sona_data(values), k, step,
+            <int64_t*>sona_data(indices), <float*>sona_data(similarities), scratch)
+    return expected
 
 
 def unit_rows(x):

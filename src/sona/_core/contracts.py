@@ -24,6 +24,22 @@ def as_factor(value: Any, shape: tuple[int, int], name: str) -> FloatArray:
     return array
 
 
+# How the bits of a 16-bit row may be meant, in the order that the kernels know them.
+BIT_FORMATS = ["float16", "bfloat16"]
+
+
+def check_bits(x: Any, dim: int, format: str, out: Any) -> str:
+    if format not in BIT_FORMATS:
+        raise RangeError(f"`format` must be one of {BIT_FORMATS}; got {format!r}")
+    shape = np.shape(x)
+    if len(shape) not in (1, 2) or shape[-1] != dim:
+        raise ShapeError(f"`x` must have shape ({dim},) or (n, {dim}); got {shape}")
+    require(x, shape, np.uint16, "x")
+    if out is not None:
+        require(out, shape, np.uint16, "out", writable=True)
+    return format
+
+
 def check_step(
     dim: int, x: Any, centroids: Any, values: Any, indices: Any, similarities: Any
 ) -> None:

@@ -18,6 +18,11 @@ const Kernels& active();
 Index lora_apply(const float* weights, Index dim, Index rank, float scaling, const float* x,
                  Index n, float* y) noexcept;
 
+// The same on rows stored in 16 bits (format 0: half precision, 1: bfloat16), computed in float32.
+// -1 where there was no memory to work with.
+Index lora_apply_bits(const float* weights, Index dim, Index rank, float scaling, int format,
+                      const uint16_t* x, Index n, uint16_t* y) noexcept;
+
 struct DecisionStep {
     float target, temperature, rate, decay, max_norm;
 };

@@ -19,8 +19,10 @@ namespace sona {
     extern const TileKernels tiles_##isa;          \
     extern const CodeKernels codes_##isa;          \
     extern const CodeTileKernels code_tiles_##isa; \
-    static const Kernels table_##isa = {           \
-        #isa, &lora_##isa, &rows_##isa, &tiles_##isa, &codes_##isa, &code_tiles_##isa};
+    extern const HalfKernels half_##isa;           \
+    static const Kernels table_##isa = {#isa,         &lora_##isa,  &rows_##isa,       \
+                                        &tiles_##isa, &codes_##isa, &code_tiles_##isa, \
+                                        &half_##isa};
 
 SONA_TABLE(baseline)
 #if defined(SONA_X86)

@@ -25,6 +25,12 @@ struct LoraKernels {
                    Index n, float* y, float* hidden);
 };
 
+// Rows stored in 16 bits: [0] half precision, [1] bfloat16.
+struct HalfKernels {
+    void (*widen[2])(const uint16_t* from, Index n, float* to);
+    void (*narrow[2])(const float* from, Index n, uint16_t* to);
+};
+
 // Rows against a vector. A row's result does not depend on where in the block the row lies, so
 // equal rows tie exactly.
 struct RowKernels {
@@ -110,6 +116,7 @@ struct Kernels {
     const TileKernels* tiles;
     const CodeKernels* codes;
     const CodeTileKernels* code_tiles;
+    const HalfKernels* half;
 };
 
 }  // namespace sona

@@ -5,6 +5,7 @@
 
 #include "best.h"
 #include "core.h"
+#include "panels.h"
 
 namespace sona {
 
@@ -32,6 +33,23 @@ Index lora_apply(const float* weights, Index dim, Index rank, float scaling, con
         for (Index j = 0; j < rank; ++j) hidden[j] *= scaling;
         lora.expand(weights, dim, rank, hidden, x + i * dim, y + i * dim);
     }
+}
+
+Index lora_apply_bits(const float* weights, Index dim, Index rank, float scaling, int format,
+                      const uint16_t* x, Index n, uint16_t* y) noexcept {
+    const HalfKernels& half = *active().half;
+    // As many rows as the kernel takes at a time: they stay in L1 between widening and narrowing.
+    const Index TILE = 4;
+    const Block<float> wide(TILE * dim);
+    if (!wide.get()) return -1;
+    for (Index i = 0; i < n; i += TILE) {
+        const Index m = n - i < TILE ? n - i : TILE;
+        half.widen[format](x + i * dim, m * dim, wide.get());
+        const Index done = lora_apply(weights, dim, rank, scaling, wide.get(), m, wide.get());
+        if (done < m) return i + done;
+        half.narrow[format](wide.get(), m * dim, y + i * dim);
+    }
+    return n;
 }
 
 Index decision_scratch(Index dim, Index rank, Index k) { return 2 * dim + 2 * rank + k; }

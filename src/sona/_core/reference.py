@@ -147,6 +147,60 @@ class LowRankAdapter:
         hidden = (rows @ self.lora_A.T) * np.float32(self._scaling)
         return np.add(rows, hidden @ self._weights[self._rank :], out=out)
 
+    def apply_bits(
+        self,
+        x: npt.NDArray[np.uint16],
+        format: str,
+        out: npt.NDArray[np.uint16] | None = None,
+    ) -> npt.NDArray[np.uint16]:
+        """Apply to hidden states stored in 16 bits, computing in float32.
+
+        Parameters
+        ----------
+        x : ndarray of uint16, shape (dim,) or (n, dim)
+            Bit patterns, as ``array.view(np.uint16)`` gives them.
+        format : "float16" or "bfloat16"
+            What the bits mean.
+        out : ndarray of uint16, same shape as `x`, optional
+            Where to write the result; may be `x` itself. Must be C-contiguous and writable.
+
+        Returns
+        -------
+        ndarray of uint16, same shape as `x`
+            Rounded to nearest even; `out` where it was given, else a new array.
+
+        Raises
+        ------
+        ShapeError, DTypeError, RangeError
+            Nothing was written.
+        NonFiniteError
+            A row holds a NaN or an infinity; rows before it may have been written.
+        """
+        contracts.check_bits(x, self._dim, format, out)
+        wide = _widen(x, format)
+        if not np.isfinite(wide).all():
+            row = int(np.argwhere(~np.isfinite(np.atleast_2d(wide)))[0, 0])
+            raise NonFiniteError(f"`x` must be finite; row {row} is not")
+        narrow = _narrow(self.apply(wide), format)
+        if out is None:
+            return narrow
+        out[:] = narrow
+        return out
+
+
+def _widen(bits: npt.NDArray[np.uint16], format: str) -> FloatArray:
+    if format == "float16":
+        return bits.view(np.float16).astype(np.float32)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _narrow(rows: FloatArray, format: str) -> npt.NDArray[np.uint16]:
+    if format == "float16":
+        with np.errstate(over="ignore"):
+            return rows.astype(np.float16).view(np.uint16)
+    bits = rows.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
 
 def decision_step(
     adapter: LowRankAdapter,
