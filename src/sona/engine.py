@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from sona import _core, state
 from sona.checks import check_count, check_number, check_text
 from sona.config import SonaConfig
-from sona.errors import DTypeError, FormatError, RangeError
+from sona.errors import ConfigError, DTypeError, FormatError, RangeError
 from sona.learning.adaptation import Adaptation, Fitted
 from sona.learning.layer import LayerMemory
 from sona.learning.routing import Router
@@ -83,15 +84,7 @@ class SonaEngine:
             self._dim, config.pattern_clusters, config.trajectory_capacity, config.seed
         )
         self._queries = self._new_layer(self._dim)
-        self._adaptation = Adaptation(
-            config.hidden_dim,
-            config.micro_lora_rank,
-            config.base_lora_rank,
-            config.micro_lora_lr,
-            config.base_lora_lr,
-            config.ewc_lambda,
-            config.seed,
-        )
+        self._adaptation = self._new_adaptation(config.base_lora_rank)
         self._identity = _core.LowRankAdapter(config.hidden_dim, 1)
         self._layers: dict[str, LayerMemory] = {}
         self._tally = _Tally()
@@ -445,6 +438,65 @@ class SonaEngine:
         """
         return cls.from_bytes(state.read(path))
 
+    def knowledge(self, source: str, k: int | None = None) -> EngineState:
+        """Return what another engine can start with: patterns, router, adapters; no counters.
+
+        Parameters
+        ----------
+        source : str
+            Who hands it on.
+        k : int, optional
+            Only the `k` largest patterns; all if not given.
+        """
+        check_text("source", source)
+        if k is not None:
+            k = check_count("k", k)
+        with self._lock:
+            queries = self._queries.handed_on(k)
+            router = self._router.handed_on()
+            tensors = {
+                f"{part}/{name}": array
+                for part, held in (
+                    ("queries", queries.arrays()),
+                    ("router", router.arrays()),
+                    ("adapters", self._adaptation.arrays()),
+                )
+                for name, array in held.items()
+            }
+            parts = {
+                "origin": {"source": source, "seen": self._tally.seen},
+                "queries": queries.facts(),
+                "router": router.facts(),
+            }
+            return EngineState(self._config, parts, tensors)
+
+    def adopt(self, knowledge: EngineState) -> None:
+        """Start with what :meth:`knowledge` returned; for an engine that has seen nothing yet.
+
+        Raises
+        ------
+        ConfigError
+            If this engine has already seen trajectories.
+        FormatError
+            If the parts do not fit this engine; it is as it was.
+        """
+        with self._lock:
+            if self._tally.seen:
+                raise ConfigError("`knowledge` must reach an engine before its first trajectory")
+            fresh = type(self)(self._config)
+            with _described():
+                fresh._router.restore(
+                    knowledge.tensors_of("router"), knowledge.facts_of("router")
+                )
+                fresh._queries.restore(
+                    knowledge.tensors_of("queries"), knowledge.facts_of("queries")
+                )
+                # Adapters come with the rank that they were trained at.
+                fresh._adaptation = fresh._new_adaptation(knowledge.config.base_lora_rank)
+                fresh._adaptation.restore(knowledge.tensors_of("adapters"))
+            self._router, self._queries = fresh._router, fresh._queries
+            self._adaptation = fresh._adaptation
+
     def __repr__(self) -> str:
         return f"SonaEngine(dim={self._dim}, trajectories={self._tally.seen})"
 
@@ -486,6 +538,18 @@ class SonaEngine:
     def _adapt(self, unit: FloatArray) -> FloatArray:
         return _unit(self._adaptation.apply(unit)) if self._adapts_queries else unit
 
+    def _new_adaptation(self, base_rank: int) -> Adaptation:
+        config = self._config
+        return Adaptation(
+            config.hidden_dim,
+            config.micro_lora_rank,
+            base_rank,
+            config.micro_lora_lr,
+            config.base_lora_lr,
+            config.ewc_lambda,
+            config.seed,
+        )
+
     def _new_layer(self, dim: int) -> LayerMemory:
         config = self._config
         return LayerMemory(dim, config.pattern_clusters, config.trajectory_capacity, config.seed)
@@ -497,6 +561,7 @@ class SonaEngine:
                     "enabled": self._enabled,
                     "tally": msgspec.to_builtins(self._tally),
                     "layers": list(self._layers),
+                    "base_rank": self._adaptation.base_rank,
                 },
                 "router": self._router.facts(),
                 "queries": self._queries.facts(),
@@ -519,22 +584,30 @@ class SonaEngine:
     @classmethod
     def _of(cls, saved: EngineState) -> SonaEngine:
         engine = cls(saved.config)
-        try:
+        with _described():
             own = saved.facts_of("engine")
             engine._enabled = bool(own["enabled"])
             engine._tally = msgspec.convert(own["tally"], _Tally)
             engine._router.restore(saved.tensors_of("router"), saved.facts_of("router"))
             engine._queries.restore(saved.tensors_of("queries"), saved.facts_of("queries"))
+            engine._adaptation = engine._new_adaptation(own["base_rank"])
             engine._adaptation.restore(saved.tensors_of("adapters"))
             for number, key in enumerate(own["layers"]):
                 memory = engine._layers[key] = engine._new_layer(saved.config.hidden_dim)
                 part = f"layer{number}"
                 memory.restore(saved.tensors_of(part), saved.facts_of(part))
-        except (KeyError, IndexError, TypeError, ValueError, msgspec.ValidationError) as error:
-            if isinstance(error, FormatError):
-                raise
-            raise FormatError(f"`data` does not describe an engine: {error!r}") from error
         return engine
+
+
+@contextmanager
+def _described() -> Iterator[None]:
+    """Turn what a malformed description trips over into the error that says so."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:
+        raise FormatError(f"`data` does not describe an engine: {error!r}") from error
 
 
 class _Tally(msgspec.Struct):

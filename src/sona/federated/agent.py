@@ -171,10 +171,8 @@ class EphemeralAgent:
     def export_state(self) -> AgentExport:
         """Return everything this session learned from.
 
-        May be called again: a later export supersedes the earlier ones at the coordinator. Runs
-        a background cycle first, so that the agent itself has learned all it hands on.
+        May be called again: a later export supersedes the earlier ones at the coordinator.
         """
-        self._engine.force_learn()
         with self._lock:
             count = len(self._quality)
             table = TrajectoryTable(

@@ -197,6 +197,19 @@ class Cells:
         a, b = divmod(int(apart.argmin()), self._n)
         return (min(a, b), max(a, b)) if np.isfinite(apart[a, b]) else None
 
+    def pick(self, cells: NDArray[np.int64]) -> Cells:
+        """Return a copy of some cells."""
+        picked = Cells(self.dim)
+        for _ in cells:
+            picked.found()
+        picked.sums[:] = self.sums[cells]
+        picked.sizes[:] = self.sizes[cells]
+        for number, route in enumerate(self.routes):
+            row = picked._row(route)
+            picked._outcomes[row, : len(cells)] = self._outcomes[number, cells]
+        picked._settle()
+        return picked
+
     def collapse(self, target: NDArray[np.int64]) -> NDArray[np.int64]:
         """Merge every cell into its target; returns the cells that are left, by old number."""
         kept, labels = np.unique(target, return_inverse=True)

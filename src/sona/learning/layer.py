@@ -98,6 +98,12 @@ class LayerMemory:
         index = np.arange(len(self))
         return everything.take(index[:known]), everything.take(index[known:])
 
+    def handed_on(self, k: int | None) -> LayerMemory:
+        """Return a memory with the `k` largest patterns and no single outcome."""
+        memory = LayerMemory(self.bank.dim, self.bank.n_clusters, self._capacity, self.bank.seed)
+        memory.bank = self.bank.handed_on(k)
+        return memory
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return numbers, for saving; :meth:`facts` is the rest."""
         bank = {f"bank.{name}": array for name, array in self.bank.arrays().items()}

@@ -197,6 +197,18 @@ class ReasoningBank:
         order = np.argsort(self._ids, kind="stable") if self._ids else []
         return [self._pattern(int(cell), None) for cell in order]
 
+    def handed_on(self, k: int | None) -> ReasoningBank:
+        """Return a bank with the `k` largest patterns, all of it residue for its next owner."""
+        largest = np.argsort(-self._live.sizes, kind="stable")[: len(self) if k is None else k]
+        cells = self._live.pick(np.sort(largest))
+        bank = ReasoningBank(self.dim, self.n_clusters, self.seed)
+        bank._live, bank._residue = cells, cells.pick(np.arange(len(cells)))
+        bank._selectivity = self._selectivity
+        now = int(time.time())
+        for number in range(len(cells)):
+            bank._name(number, now)
+        return bank
+
     def route_stats(self) -> dict[str, RouteStats]:
         """Return the outcomes of each route over all patterns."""
         return {
@@ -227,6 +239,8 @@ class ReasoningBank:
         ledger = arrays["ledger"].tolist()
         self._ids, self._created, self._used, self._last_used = ledger
         self._next_id = int(arrays["next_id"][0])
+        # A bank that starts with more patterns than its own limit keeps room for them.
+        self.n_clusters = max(self.n_clusters, len(self))
         self._selectivity = float(arrays["selectivity"][0])
 
     def _home(self, unit: FloatArray, route: str, nearest: int) -> int:
