@@ -17,7 +17,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, a few rounds")
     parser.add_argument("--out", type=Path, help="folder for kernels.md and kernels.svg")
-    parser.add_argument("--only", default="", help="only the groups that contain this word")
+    parser.add_argument(
+        "--only", default="", help="only cases whose maker contains this, as search_case"
+    )
     options = parser.parse_args()
     lines: list[str] = []
     ratios: list[tuple[str, str, float]] = []

@@ -151,25 +151,46 @@ SONA_INLINE int vany_above(vf a, vf b) { return vmaxvq_u32(vcgtq_f32(a, b)) != 0
 
 #else
 namespace {
-// Plain C++ on every machine: four lanes that any compiler maps to what it has, no intrinsics.
+// Every other machine: four lanes, no intrinsics. A vector type where the compiler has one, since
+// compilers do not see through an array of four in a register tile.
+#if defined(__GNUC__)
+typedef float four __attribute__((vector_size(16)));
+#else
+struct four {
+    float at[4];
+    float& operator[](int i) { return at[i]; }
+    float operator[](int i) const { return at[i]; }
+};
+#endif
 struct vf {
-    float lane[4];
+    four lane;
 };
 enum { W = 4 };
-SONA_INLINE vf vset(float x) { return vf{{x, x, x, x}}; }
+SONA_INLINE vf vload(const float* p) {
+    vf v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+SONA_INLINE vf vset(float x) {
+    const float all[4] = {x, x, x, x};
+    return vload(all);
+}
 SONA_INLINE vf vzero() { return vset(0.0f); }
-SONA_INLINE vf vload(const float* p) { return vf{{p[0], p[1], p[2], p[3]}}; }
 SONA_INLINE vf vload(const float* p, ptrdiff_t n) {
     vf v = vzero();
     for (ptrdiff_t i = 0; i < n; ++i) v.lane[i] = p[i];
     return v;
 }
-SONA_INLINE void vstore(float* p, vf v) {
-    for (int i = 0; i < 4; ++i) p[i] = v.lane[i];
-}
+SONA_INLINE void vstore(float* p, vf v) { memcpy(p, &v, sizeof(v)); }
 SONA_INLINE void vstore(float* p, vf v, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; ++i) p[i] = v.lane[i];
 }
+#if defined(__GNUC__)
+SONA_INLINE vf vadd(vf a, vf b) { return vf{a.lane + b.lane}; }
+SONA_INLINE vf vsub(vf a, vf b) { return vf{a.lane - b.lane}; }
+SONA_INLINE vf vmul(vf a, vf b) { return vf{a.lane * b.lane}; }
+SONA_INLINE vf vfma(vf a, vf b, vf c) { return vf{c.lane + a.lane * b.lane}; }
+#else
 SONA_INLINE vf vadd(vf a, vf b) {
     for (int i = 0; i < 4; ++i) a.lane[i] += b.lane[i];
     return a;
@@ -186,9 +207,11 @@ SONA_INLINE vf vfma(vf a, vf b, vf c) {
     for (int i = 0; i < 4; ++i) c.lane[i] += a.lane[i] * b.lane[i];
     return c;
 }
+#endif
 SONA_INLINE float vsum(vf v) { return (v.lane[0] + v.lane[2]) + (v.lane[1] + v.lane[3]); }
 SONA_INLINE vf vfrom_int(const int32_t* p) {
-    return vf{{(float)p[0], (float)p[1], (float)p[2], (float)p[3]}};
+    const float all[4] = {(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
+    return vload(all);
 }
 SONA_INLINE vf vmax(vf a, vf b) {
     for (int i = 0; i < 4; ++i) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
