@@ -47,6 +47,9 @@ _RESIDUAL_PRIOR = 10.0
 #: much as the prior.
 _FRESH_WEIGHT = _RESIDUAL_PRIOR / PRIOR_OUTCOMES
 _NEVER_TRIED = 0.4
+# Neighbours that say what a route did on similar queries, and the kernel that makes a precedent.
+_PRECEDENTS = 32
+_PRECEDENT_MASS = 1e-3
 _EDGE = 0.05
 #: Remembered outcomes that a new agent receives.
 _HANDED_ON = 4_096
@@ -412,10 +415,13 @@ class Router:
         buffer.columns("fitted")[rows] = fitted
         self._levels.grow(len(self._number))
         self._drift.grow(len(self._number))
+        surprise = self._surprises(rows)
         for i in range(len(rows)):
             r = int(route[i])
-            error = quality[i] - fitted[i] - self._levels.of(r)
             self._levels.add(r, quality[i] - fitted[i], weight[i])
+            if np.isnan(surprise[i]):
+                continue
+            error = float(surprise[i])
             turn = self._drift.add(r, error / self._levels.scatter, error, first + i)
             if turn is not None:
                 change = turn.mean
@@ -423,6 +429,25 @@ class Router:
                 self._shift(r, change)
         self._selectivity.add(buffer, rows, len(self._number))
         self._folded = buffer.seen
+
+    def _surprises(self, rows: _Ints) -> _Floats:
+        """How far outcomes are from what their route did on similar queries before.
+
+        NaN where it was not tried on similar ones: a new topic is not a change of the route.
+        """
+        buffer = self._buffer
+        near, similarities = buffer.nearest(buffer.embeddings[rows], _PRECEDENTS + 1)
+        order, route = buffer.columns("order"), buffer.columns("route")
+        quality, weight = buffer.columns("quality"), buffer.columns("weight")
+        distance = 1.0 - similarities.astype(np.float64)
+        width = _WIDTH * distance[:, min(_WIDTH_NEIGHBOUR, distance.shape[1] - 1)]
+        kernel = weight[near] * np.exp(-distance / np.maximum(width, 1e-4)[:, None])
+        before = order[near] < order[rows][:, None]
+        kernel *= before & (route[near] == route[rows][:, None])
+        mass = kernel.sum(axis=1)
+        expected = (kernel * quality[near]).sum(axis=1) / np.maximum(mass, 1e-300)
+        surprise: _Floats = np.where(mass > _PRECEDENT_MASS, quality[rows] - expected, np.nan)
+        return surprise
 
     def _shift(self, route: int, change: float) -> None:
         """Judge what a route achieved before its last turn as if it had happened after."""
