@@ -31,14 +31,19 @@ _HeaderT = TypeVar("_HeaderT")
 
 class _Metadata(msgspec.Struct):
     kind: str
-    version: str
+    version: int
     header: str
-    crc32: str
+    crc32: int
+
+
+class _Texts(msgspec.Struct):
+    # One text, because safetensors writes several in an order that differs from run to run.
+    sona: str
 
 
 class _Preamble(msgspec.Struct):
     # The JSON head of a safetensors message; the tensors' entries are left to safetensors.
-    metadata: _Metadata = msgspec.field(name="__metadata__")
+    metadata: _Texts = msgspec.field(name="__metadata__")
 
 
 def pack(kind: str, version: int, header: Any, tensors: Mapping[str, NDArray[Any]]) -> bytes:
@@ -62,13 +67,9 @@ def pack(kind: str, version: int, header: Any, tensors: Mapping[str, NDArray[Any
     """
     head = msgspec.json.encode(header)
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    metadata = {
-        "kind": kind,
-        "version": str(version),
-        "header": head.decode(),
-        "crc32": f"{_checksum(head, arrays):08x}",
-    }
-    return bytes(safetensors.numpy.save(arrays, metadata))
+    metadata = _Metadata(kind, version, head.decode(), _checksum(head, arrays))
+    text = msgspec.json.encode(metadata).decode()
+    return bytes(safetensors.numpy.save(arrays, {"sona": text}))
 
 
 def unpack(
@@ -100,17 +101,15 @@ def unpack(
     metadata = _read_metadata(raw)
     if metadata.kind != kind:
         raise FormatError(f"`data` must hold a {kind!r} message; got {metadata.kind!r}")
-    if metadata.version != str(version):
-        raise VersionError(
-            f"`data` must have {kind} version {version}; got {metadata.version!r}"
-        )
+    if metadata.version != version:
+        raise VersionError(f"`data` must have {kind} version {version}; got {metadata.version}")
     try:
         tensors = safetensors.numpy.load(raw)
     except Exception as error:  # safetensors raises its own class and overflow errors
         raise FormatError(f"`data` is not a well-formed message: {error}") from None
     for array in tensors.values():
         array.flags.writeable = False
-    if f"{_checksum(metadata.header.encode(), tensors):08x}" != metadata.crc32:
+    if _checksum(metadata.header.encode(), tensors) != metadata.crc32:
         raise IntegrityError("`data` was damaged after it was written: checksum does not match")
     return decode_json(metadata.header, header_type), tensors
 
@@ -136,7 +135,8 @@ def _read_metadata(raw: bytes) -> _Metadata:
     if len(raw) < 8 or length > len(raw) - 8:
         raise FormatError(f"`data` is not a sona message: {len(raw)} bytes hold no complete head")
     try:
-        return msgspec.json.decode(raw[8 : 8 + length], type=_Preamble).metadata
+        texts = msgspec.json.decode(raw[8 : 8 + length], type=_Preamble).metadata
+        return msgspec.json.decode(texts.sona, type=_Metadata)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise FormatError(f"`data` is not a sona message: {error}") from None
 

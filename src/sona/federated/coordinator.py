@@ -351,15 +351,20 @@ class FederatedCoordinator:
 
     def _relearn(self) -> LearnResult:
         self._engine = self._new_engine()
-        for _, session in sorted(self._sessions.items(), key=lambda item: item[0]):
-            self._learn(session)
+        self._learn(*(session for _, session in sorted(self._sessions.items(), key=_canonical)))
         self._fresh_agents.clear()
         self._events["consolidations"] += 1
         return self._engine.force_learn()
 
-    def _learn(self, session: _Session) -> None:
-        table = session.table
-        for row in np.flatnonzero(session.valid).tolist():
+    def _learn(self, *sessions: _Session) -> None:
+        """Let the engine learn from sessions, in order of time; at one time, in order given."""
+        rows = [
+            (int(session.table.timestamps[row]), number, row)
+            for number, session in enumerate(sessions)
+            for row in np.flatnonzero(session.valid).tolist()
+        ]
+        for timestamp, number, row in sorted(rows):
+            table = sessions[number].table
             self._engine.submit_trajectory(
                 Trajectory(
                     table.embeddings[row],
@@ -367,7 +372,7 @@ class FederatedCoordinator:
                     table.routes[row],
                     table.contexts[row],
                     (),
-                    int(table.timestamps[row]),
+                    timestamp,
                 )
             )
 
@@ -378,6 +383,10 @@ class FederatedCoordinator:
         with self._lock:
             parts = [session.quality for session in self._sessions.values()]
         return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _canonical(item: tuple[tuple[str, int], _Session]) -> tuple[str, int]:
+    return item[0]
 
 
 def _session(export: AgentExport, valid: NDArray[np.bool_]) -> _Session:
