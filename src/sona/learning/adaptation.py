@@ -19,8 +19,10 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sona.errors import FormatError
 from sona.learning.ewc import OnlineEWC
@@ -251,13 +253,13 @@ class Adaptation:
         after = self._loss(layer, fresh, centroids)
         return Fitted(True, protects, True, share, before, after)
 
-    def arrays(self) -> dict[str, FloatArray]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the whole state as named arrays; :meth:`restore` takes it back."""
-        state: dict[str, FloatArray] = {
+        state: dict[str, NDArray[Any]] = {
             "micro/A": self.micro.lora_A.copy(),
             "micro/B": np.ascontiguousarray(self.micro.lora_B),
             "micro/scaling": np.array([self.micro.scaling], np.float32),
-            "gate": np.array(self.gate.moments, np.float32),
+            "gate": np.array(self.gate.moments),
         }
         for key, layer in self._layers.items():
             name = f"{type(key).__name__}:{key}/"
@@ -268,7 +270,7 @@ class Adaptation:
             state.update({name + "ewc/" + k: v for k, v in layer.ewc.arrays().items()})
         return state
 
-    def restore(self, state: dict[str, FloatArray]) -> None:
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """Continue from what :meth:`arrays` of an equal configuration returned.
 
         Raises
@@ -397,6 +399,6 @@ def _between(old: Factors, new: Factors, share: float) -> Factors:
     return old[0] + s * (new[0] - old[0]), old[1] + s * (new[1] - old[1])
 
 
-def _load(adapter: MicroLoRA | BaseLoRA, state: dict[str, FloatArray], prefix: str) -> None:
+def _load(adapter: MicroLoRA | BaseLoRA, state: dict[str, NDArray[Any]], prefix: str) -> None:
     adapter.lora_A, adapter.lora_B = state[prefix + "A"], state[prefix + "B"]
     adapter.scaling = float(state[prefix + "scaling"][0])

@@ -142,13 +142,12 @@ class OnlineEWC:
             :meth:`continues` says otherwise.
         """
         cuts, start, n = [], 0, len(units)
-        for end in range(2 * _BLOCK, n - _BLOCK // 2 + 1, _BLOCK // 2):
-            block = slice(end - _BLOCK, end)
-            if end - _BLOCK - start >= _BLOCK and _differ(
-                units[start : block.start].mean(axis=0), block.start - start, units[block]
-            ):
-                cuts.append(slice(start, block.start))
-                start = block.start
+        for end in range(2 * _BLOCK, n + 1, _BLOCK // 2):
+            before, block = units[start : end - _BLOCK], units[end - _BLOCK : end]
+            if len(before) >= _BLOCK and _differ(before.mean(axis=0), len(before), block):
+                cut = end - 2 * _BLOCK + _turn(before.mean(axis=0), units[end - 2 * _BLOCK : end])
+                cuts.append(slice(start, cut))
+                start = cut
         cuts.append(slice(start, n))
         return cuts
 
@@ -242,6 +241,13 @@ def _differ(mean: FloatArray, count: float, units: FloatArray) -> bool:
     spread = max(1.0 - float(other @ other), 1.0 - float(mean @ mean), 1e-6)
     chance = spread * (1.0 / n + 1.0 / count)
     return gap > 2.0 * chance + 0.02 * spread
+
+
+def _turn(mean: FloatArray, units: FloatArray) -> int:
+    """Return where `units` leave a mean for that of their own end: the likeliest change point."""
+    end = units[-_BLOCK // 2 :].mean(axis=0)
+    toward = (units - 0.5 * (mean + end)) @ (end - mean)
+    return int(np.argmax(np.cumsum(toward[::-1])[::-1]))
 
 
 def _principal(rows: FloatArray, rank: int) -> FloatArray:
