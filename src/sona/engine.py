@@ -283,6 +283,8 @@ class SonaEngine:
         unit = _unit(x)
         adapted = self._adapt(unit)
         with self._lock:
+            if prices is not None:
+                _check_complete(prices, self._router.routes if names is None else names)
             choice = self._router.decide(unit, names, prices, cost_weight, explore)
             patterns = self._queries.bank.search(adapted, _SHOWN, note=self._enabled)
         return RouteDecision(
@@ -532,6 +534,8 @@ class SonaEngine:
         memory.observe(_unit(step.activations), trajectory.route, step.reward, accepted)
 
     def _fit(self, key: LayerKey, memory: LayerMemory) -> Fitted:
+        if len(memory.bank) < 2:  # nothing to tell apart
+            return Fitted()
         remembered, fresh = memory.lessons()
         return self._adaptation.consolidate(fresh, memory.bank.centroids, key, remembered)
 
@@ -638,6 +642,12 @@ def _unit(x: FloatArray) -> FloatArray:
 
 def _layer_key(layer: LayerKey) -> str:
     return f"layer {layer!r}"
+
+
+def _check_complete(costs: dict[str, float], routes: list[str]) -> None:
+    missing = [name for name in routes if name not in costs]
+    if missing:
+        raise RangeError(f"`costs` must give the cost of every candidate; got none for {missing}")
 
 
 def _candidates(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -144,7 +145,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    results = list(_fleets(args))
+    with _one_thread():
+        results = list(_fleets(args))
     rows = [
         ("cold agent, no experience", "cold"),
         ("agent with only its own experience", "own"),
@@ -165,6 +167,16 @@ def run(args: argparse.Namespace) -> int:
     picture.demo(results[-1], args.picture)
     print(f"what was learned: {args.picture}")
     return 0
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    # The products here are small: a second BLAS thread costs more in waiting than it computes.
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:  # comes with scikit-learn; without it the demo says what is missing
+        return nullcontext()
+    limits: AbstractContextManager[object] = threadpool_limits(1)
+    return limits
 
 
 def _fleets(args: argparse.Namespace) -> Iterator[DemoResult]:

@@ -64,7 +64,6 @@ def _grow(axes: Any, result: DemoResult) -> None:
         (result.own, "agent with only its own experience", "--"),
         (result.best_single, "best single route", "-."),
     ):
-        axes.axhline(height, linestyle=style, color="gray")
-        axes.annotate(label, (exports[-1], height), ha="right", va="bottom", fontsize=8)
+        axes.axhline(height, linestyle=style, color="gray", label=f"{label}: {height:.2f}")
     axes.set(xlabel="agents merged", ylabel="quality of the first decision", ylim=(0.0, 1.05))
     axes.legend(loc="lower right")

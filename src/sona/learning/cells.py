@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Cells"]
 
 _Floats = NDArray[np.float64]
+# Members of all cells together that vouch for the scatter of each.
+_HELP = 4.0
 # Row of outcomes that came before there was a cell to count them in.
 _UNPLACED = -1
 
@@ -177,7 +179,10 @@ class Cells:
         """
         before = self._n
         while self._n > 1:
-            excess = self._apart(by_route) - threshold * self._within() - 1e-6
+            within = self._within()
+            # Centroids of few members lie apart by chance alone.
+            chance = within * (1.0 / self.sizes[:, None] + 1.0 / self.sizes[None, :])
+            excess = self._apart(by_route) - chance - threshold * within - 1e-6
             # All pairs that are each other's closest go together: few passes, whatever the size.
             partner = excess.argmin(axis=1)
             rows = np.arange(self._n)
@@ -247,8 +252,15 @@ class Cells:
         return cells
 
     def _within(self) -> _Floats:
-        """Mean 1 - cos of a cell's members to its centroid, the larger of each pair."""
-        spread = 1.0 - np.sqrt(np.square(self.sums).sum(axis=1)) / np.maximum(self.sizes, 1.0)
+        """Mean 1 - cos of a cell's members to where its centre is, the larger of each pair.
+
+        A centroid is closer to its members than the centre that they scatter around; a cell of
+        few says little about its scatter and is helped out by all the others.
+        """
+        n = np.maximum(self.sizes, 1e-12)
+        excess = n - np.sqrt(np.square(self.sums).sum(axis=1))
+        pooled = excess.sum() / max(n.sum() - self._n, 1.0)
+        spread = (excess + _HELP * pooled) / np.maximum(n - 1.0 + _HELP, 1e-12)
         within: _Floats = np.maximum(spread[:, None], spread[None, :])
         return within
 

@@ -12,6 +12,8 @@ from sona.errors import DTypeError, RangeError, ShapeError
 __all__ = ["PatternIndex"]
 
 _FIRST_CAPACITY = 64
+# Largest change of a component by normalising a vector that is of unit length already.
+_ROUNDING = 2e-7
 
 
 class PatternIndex:
@@ -94,7 +96,7 @@ class PatternIndex:
         ShapeError, DTypeError, NonFiniteError
             Nothing was stored.
         """
-        new = np.atleast_2d(self._unit(vectors, "vectors"))
+        new = self._to_store(vectors)
         start, end = self._n, self._n + len(new)
         ids = np.arange(self._next_id, self._next_id + len(new), dtype=np.int64)
         self._reserve(end, self._next_id + len(new))
@@ -121,7 +123,7 @@ class PatternIndex:
             Nothing was replaced.
         """
         rows = self._find(ids)
-        new = np.atleast_2d(self._unit(vectors, "vectors"))
+        new = self._to_store(vectors)
         if len(new) != len(rows):
             raise ShapeError(f"`vectors` must have {len(rows)} rows; got {len(new)}")
         self._rows[rows] = new
@@ -205,6 +207,18 @@ class PatternIndex:
             self._ids = np.resize(self._ids, capacity)
         if n_ids > len(self._row_of):
             self._row_of = np.resize(self._row_of, max(n_ids, 2 * len(self._row_of)))
+
+    def _to_store(self, vectors: npt.ArrayLike) -> FloatArray:
+        """Unit rows, taking over bit for bit what is of unit length already.
+
+        Normalising twice would round twice: an index filled from a saved one must equal it.
+        """
+        given = np.atleast_2d(np.asarray(vectors))
+        unit = np.atleast_2d(self._unit(vectors, "vectors"))
+        settled = (np.abs(unit - given) <= _ROUNDING).all(axis=1)
+        if settled.any():
+            unit = np.where(settled[:, None], given, unit).astype(np.float32)
+        return unit
 
     def _unit(self, x: npt.ArrayLike, name: str) -> FloatArray:
         if (x.ndim if isinstance(x, np.ndarray) else np.ndim(x)) == 1:

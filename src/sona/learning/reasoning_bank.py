@@ -24,8 +24,9 @@ __all__ = ["BankChange", "Outcomes", "ReasoningBank"]
 
 # A new request this similar to a pattern is the same request again, not a pattern of its own.
 _SAME = 0.98
-# Two clusters are one if their centroids are closer than half of what their members scatter.
-_MERGE = 0.5
+# Two clusters are one if their centres are closer than this share of what members scatter:
+# below it clean clusters come out in pieces, well above it blurred ones all become one.
+_MERGE = 0.65
 # A pattern keeps its id over a clustering if it moved less than this.
 _RECOGNISED = 0.9
 
