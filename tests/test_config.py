@@ -42,7 +42,7 @@ def test_a_value_without_meaning_is_refused_by_name(field, value):
 
 
 def test_the_error_is_also_a_value_error():
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="`hidden_dim`"):
         SonaConfig(hidden_dim=-3)
     assert issubclass(ConfigError, SonaError)
 

@@ -141,6 +141,7 @@ def _check_float(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ConfigError(f"`{name}` must be a number in [{low:g}, {high:g}]; got {value!r}")
 
+
 _DEFAULT = SonaConfig()
 _MAX_THROUGHPUT = _DEFAULT.replace(
     base_lora_rank=4, trajectory_capacity=5_000, background_interval_ms=7_200_000

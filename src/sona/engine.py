@@ -487,9 +487,7 @@ class SonaEngine:
                 raise ConfigError("`knowledge` must reach an engine before its first trajectory")
             fresh = type(self)(self._config)
             with _described():
-                fresh._router.restore(
-                    knowledge.tensors_of("router"), knowledge.facts_of("router")
-                )
+                fresh._router.restore(knowledge.tensors_of("router"), knowledge.facts_of("router"))
                 fresh._queries.restore(
                     knowledge.tensors_of("queries"), knowledge.facts_of("queries")
                 )

@@ -29,6 +29,7 @@ MAX_BYTES = 1 << 30
 
 _HeaderT = TypeVar("_HeaderT")
 
+
 class _Metadata(msgspec.Struct):
     kind: str
     version: int

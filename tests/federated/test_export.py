@@ -130,7 +130,7 @@ def test_exports_cannot_be_altered():
     export = AgentExport("a", [TrajectoryExport([1.0], 0.5)])
     with pytest.raises(AttributeError):
         export.agent_id = "b"
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="read-only"):
         export.trajectories[0].embedding[0] = 3.0
 
 

@@ -93,9 +93,7 @@ def run_fleet(
     """
     world = DigitFleet(seed)
     config = SonaConfig.for_ephemeral(hidden_dim=64, seed=seed)
-    coordinator = FederatedCoordinator(
-        "demo", SonaConfig.for_coordinator(hidden_dim=64, seed=seed)
-    )
+    coordinator = FederatedCoordinator("demo", SonaConfig.for_coordinator(hidden_dim=64, seed=seed))
     coordinator.consolidation_interval = _CONSOLIDATE_EVERY
     cold = first_decisions(EphemeralAgent("cold", config), world.held_out, world.routes)
     growth = [(0, cold)]

@@ -33,9 +33,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n" + table(["route", "outcomes", "mean quality"], routes))
     largest = sorted(engine.patterns, key=lambda pattern: -pattern.cluster_size)
     shown = largest[: max(0, args.patterns)]
-    rows = [
-        [f"#{p.id}", str(p.cluster_size), f"{p.avg_quality:.4f}", _best(p)] for p in shown
-    ]
+    rows = [[f"#{p.id}", str(p.cluster_size), f"{p.avg_quality:.4f}", _best(p)] for p in shown]
     print("\n" + table(["pattern", "size", "mean quality", "best route (mean of outcomes)"], rows))
     if len(largest) > len(shown):
         print(f"... and {len(largest) - len(shown)} more; see --patterns")

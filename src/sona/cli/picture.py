@@ -26,7 +26,8 @@ def demo(result: DemoResult, path: str) -> None:
         ) from None
     figure = Figure(figsize=(11, 9.5), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[2.2, 1])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[2.2, 1])
+    upper, lower = parts
     colours = {route: f"C{index}" for index, route in enumerate(result.routes)}
     upper.suptitle("The fleet's largest patterns and the route each has found best")
     grid = upper.subplots(_ROWS, _COLUMNS, squeeze=False).ravel()
@@ -46,9 +47,7 @@ def _draw(axes: Any, pattern: LearnedPattern, colours: dict[str, str]) -> None:
         axes.set_title("untried", fontsize=7)
         return
     # One prior failure and success each: a single lucky hit is not the best route yet.
-    best = max(
-        tried, key=lambda r: (tried[r].mean * tried[r].count + 1.0) / (tried[r].count + 2.0)
-    )
+    best = max(tried, key=lambda r: (tried[r].mean * tried[r].count + 1.0) / (tried[r].count + 2.0))
     axes.set_title(
         f"{best}\n{tried[best].mean:.2f} of {tried[best].count:.0f}",
         fontsize=7,

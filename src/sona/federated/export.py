@@ -421,9 +421,7 @@ class AgentExport:
         routes = [
             -1 if route is None else index.setdefault(route, len(index)) for route in table.routes
         ]
-        tags = [
-            index.setdefault(tag, len(index)) for context in table.contexts for tag in context
-        ]
+        tags = [index.setdefault(tag, len(index)) for context in table.contexts for tag in context]
         ends = np.cumsum([len(context) for context in table.contexts], dtype=np.int64)
         with np.errstate(over="ignore"):
             embeddings = table.embeddings.astype(dtype, copy=False)
@@ -481,4 +479,3 @@ def _read_table(texts: list[str], tensors: dict[str, NDArray[Any]]) -> Trajector
             for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
         ],
     )
-

@@ -18,7 +18,7 @@ from sona.errors import FormatError, StoreError, VersionError
 from sona.federated.export import AgentExport
 
 if TYPE_CHECKING:
-    import sqlite3
+    pass
 
 __all__ = ["ExportStore"]
 

@@ -170,18 +170,20 @@ class Cells:
             row = self._row(route)
             self._outcomes[row, cell] += other._outcomes[number, _UNPLACED]
 
-    def merge(self, threshold: float, *, by_route: bool) -> int:
+    def merge(self, threshold: float, voices: _Floats, *, by_route: bool) -> int:
         """Merge cells that are closer to each other than their members are to them.
 
         A pair is one if 1 - cos between its centroids is below `threshold` times the mean
         1 - cos of its members, the closest first; cells with different leading routes stay
-        apart where `by_route` says so. Returns how many cells went.
+        apart where `by_route` says so. `voices` counts the different vectors in each cell: what
+        was said twice is no better founded. Returns how many cells went.
         """
         before = self._n
         while self._n > 1:
-            within = self._within()
+            within = self._within(voices)
             # Centroids of few members lie apart by chance alone.
-            chance = within * (1.0 / self.sizes[:, None] + 1.0 / self.sizes[None, :])
+            rare = 1.0 / np.maximum(voices, 1.0)
+            chance = within * (rare[:, None] + rare[None, :])
             excess = self._apart(by_route) - chance - threshold * within - 1e-6
             # All pairs that are each other's closest go together: few passes, whatever the size.
             partner = excess.argmin(axis=1)
@@ -191,7 +193,8 @@ class Cells:
                 break
             target = rows.copy()
             target[partner[mutual]] = rows[mutual]
-            self.collapse(target)
+            together = np.bincount(target, voices, self._n)
+            voices = together[self.collapse(target)].astype(np.float64)
         return before - self._n
 
     def closest_pair(self, *, by_route: bool) -> tuple[int, int] | None:
@@ -251,16 +254,16 @@ class Cells:
         cells._settle()
         return cells
 
-    def _within(self) -> _Floats:
+    def _within(self, voices: _Floats) -> _Floats:
         """Mean 1 - cos of a cell's members to where its centre is, the larger of each pair.
 
         A centroid is closer to its members than the centre that they scatter around; a cell of
         few says little about its scatter and is helped out by all the others.
         """
-        n = np.maximum(self.sizes, 1e-12)
-        excess = n - np.sqrt(np.square(self.sums).sum(axis=1))
-        pooled = excess.sum() / max(n.sum() - self._n, 1.0)
-        spread = (excess + _HELP * pooled) / np.maximum(n - 1.0 + _HELP, 1e-12)
+        lengths = np.sqrt(np.square(self.sums).sum(axis=1))
+        excess = voices * (1.0 - lengths / np.maximum(self.sizes, 1e-12))
+        pooled = excess.sum() / max(voices.sum() - self._n, 1.0)
+        spread = (excess + _HELP * pooled) / np.maximum(voices - 1.0 + _HELP, 1e-12)
         within: _Floats = np.maximum(spread[:, None], spread[None, :])
         return within
 

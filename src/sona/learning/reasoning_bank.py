@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sona import _core
 from sona.learning.cells import Cells
 from sona.learning.kmeans import SphericalKMeans
 from sona.types import FloatArray, LearnedPattern, RouteStats
@@ -172,7 +171,8 @@ class ReasoningBank:
         cells.count_many(labels[: len(shaping)], outcomes, shaping)
         cells.count_many(cells.nearest_many(outcomes.units[failures]), outcomes, failures)
         cells.take_unplaced(self._residue)
-        merged = cells.merge(_MERGE, by_route=selectivity > 0.5)
+        voices = np.bincount(labels[_different(points, len(shaping))], minlength=len(cells))
+        merged = cells.merge(_MERGE, voices.astype(np.float64), by_route=selectivity > 0.5)
         self._live = cells
         kept = self._recognise(centroids)
         return BankChange(len(cells) - kept, merged, len(before) - kept)
@@ -195,8 +195,8 @@ class ReasoningBank:
 
     def patterns(self) -> list[LearnedPattern]:
         """Return all patterns, in order of id."""
-        order = np.argsort(self._ids, kind="stable") if self._ids else []
-        return [self._pattern(int(cell), None) for cell in order]
+        cells = sorted(range(len(self)), key=lambda cell: self._ids[cell])
+        return [self._pattern(cell, None) for cell in cells]
 
     def handed_on(self, k: int | None) -> ReasoningBank:
         """Return a bank with the `k` largest patterns, all of it residue for its next owner."""
@@ -335,6 +335,13 @@ class ReasoningBank:
             self._used[cell],
             similarity,
         )
+
+
+def _different(points: FloatArray, rows: int) -> NDArray[np.int64]:
+    """Return one of each set of equal rows, and all points after the first `rows`."""
+    whole = np.ascontiguousarray(points[:rows]).view(f"V{points.shape[1] * points.itemsize}")
+    first = np.unique(whole.ravel(), return_index=True)[1] if rows else np.empty(0, np.int64)
+    return np.concatenate([first, np.arange(rows, len(points))])
 
 
 def _route_stats(count: float, total: float, squares: float) -> RouteStats:

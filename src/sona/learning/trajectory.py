@@ -136,4 +136,3 @@ class TrajectoryBuilder:
         if share.min() < 0 or not share.any():
             raise RangeError("`attention_weights` must be at least 0 and not all 0")
         return share
-
