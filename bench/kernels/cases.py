@@ -90,7 +90,8 @@ def apply_case(dim: int, rank: int, n: int | None) -> Case:
         return np.add(x, low, out=out)
 
     contestants = []
-    for adapter in [_core.LowRankAdapter(dim, rank), reference.LowRankAdapter(dim, rank)]:
+    adapters: list[Any] = [_core.LowRankAdapter(dim, rank), reference.LowRankAdapter(dim, rank)]
+    for adapter in adapters:
         adapter.lora_A, adapter.lora_B = a, b.T
         run = partial(adapter.apply, x, out)
         if isinstance(adapter, reference.LowRankAdapter):

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from bench.kernels.cases import all_cases
-from bench.kernels.roofline import Roofline, measure_roofline
+from bench.kernels.roofline import find_roofline
 from bench.kernels.timing import Case, Result, measure
 
 
@@ -23,18 +23,21 @@ def main() -> None:
     options = parser.parse_args()
     lines: list[str] = []
     ratios: list[tuple[str, str, float]] = []
-    roofline = measure_roofline(0.2 if options.quick else 2.0)
+    roofline = find_roofline()
     if roofline is None:
         lines.append("No C++ compiler: shares of the machine's limit are not known.")
     else:
-        reads = ", ".join(f"{level} {rate:.0f}" for level, rate in roofline.read.items())
-        lines.append(f"One core: {roofline.fma:.0f} GFLOP/s of float32 FMA; reads GB/s: {reads}.")
+        reads = ", ".join(f"{level} {rate:.0f}" for level, rate in roofline.read().items())
+        lines.append(f"One core: {roofline.fma():.0f} GFLOP/s of float32 FMA; reads GB/s: {reads}.")
+    print("\n".join(lines))
     for maker in all_cases(options.quick):
         if options.only and options.only not in str(maker):
             continue
         case = maker()
+        before = roofline.fma() if roofline else None
         results = measure(case, *((0.05, 3) if options.quick else (1.5, 15)))
-        section = table(case, results, roofline)
+        after = roofline.fma() if roofline else None
+        section = table(case, results, max(before, after) if before and after else None)
         print("\n".join(section), flush=True)
         lines += section
         ratios += ratio(case, results)
@@ -44,7 +47,7 @@ def main() -> None:
         plot(ratios, options.out / "kernels.svg")
 
 
-def table(case: Case, results: list[Result], roofline: Roofline | None) -> list[str]:
+def table(case: Case, results: list[Result], peak: float | None) -> list[str]:
     """One section of Markdown: time, how it compares with our fastest, share of the limit."""
     own = min(r.seconds for r in results if r.name.startswith("sona"))
     lines = [
@@ -56,8 +59,8 @@ def table(case: Case, results: list[Result], roofline: Roofline | None) -> list[
     ]
     for r in sorted(results, key=lambda r: r.seconds):
         share = ""
-        if roofline and case.flops:
-            share = f"{case.flops / r.seconds / 1e9 / roofline.fma / case.threads:.2f}"
+        if peak and case.flops:
+            share = f"{case.flops / r.seconds / 1e9 / peak / case.threads:.2f}"
         rate = f"{case.bytes_read / r.seconds / 1e9:.1f}" if case.bytes_read else ""
         lines.append(
             f"| {r.name} | {clock(r.seconds)} | {clock(r.median_seconds)} "
