@@ -122,15 +122,15 @@ class Turn(NamedTuple):
 class Drift:
     """Notice when a route turns better or worse: a two-sided CUSUM of scaled errors.
 
-    With slack 1/2 and threshold 12 a drop by one standard deviation or more is noticed after some
-    24 outcomes, while steady ones raise an alarm once in some hundred thousand.
+    With slack 1/2 and threshold 18 a drop by one standard deviation or more is noticed after some
+    36 outcomes, one by two after 12; steady ones raise an alarm once in tens of millions.
 
     References
     ----------
     E. S. Page, "Continuous inspection schemes", Biometrika 41, 1954.
     """
 
-    slack, threshold, limit = 0.5, 12.0, 2.0
+    slack, threshold, limit = 0.5, 18.0, 2.0
 
     def __init__(self) -> None:
         self.sums: list[list[float]] = []

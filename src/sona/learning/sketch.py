@@ -148,4 +148,4 @@ def _encode(sums: NDArray[np.float64]) -> NDArray[np.uint8]:
     levels = np.rint(sums / np.maximum(largest, 1e-300) * _LEVELS).astype(np.int64) + _LEVELS
     if levels.shape[1] % 2:
         levels = np.concatenate([levels, np.full((len(levels), 1), _LEVELS)], axis=1)
-    return (levels[:, ::2] | (levels[:, 1::2] << 4)).astype(np.uint8)
+    return np.asarray(levels[:, ::2] | (levels[:, 1::2] << 4), np.uint8)
