@@ -1,4 +1,4 @@
-"""What a new agent receives: patterns, a fitted router, adapter weights, and where they are from."""
+"""What a new agent receives: patterns, a fitted router, adapters, and where they are from."""
 
 from __future__ import annotations
 
