@@ -1,0 +1,288 @@
+"""Do the adapters improve decisions on unseen queries, from right / wrong alone?
+
+    python bench/learning/adaptation.py tiers --data FOLDER
+    python bench/learning/adaptation.py rivals | travel | early | shuffled --data FOLDER
+
+A bank has one pattern per label. Each query of a stream is decided by the nearest pattern; only
+whether that was right is fed back. Figures are accuracies on the test split, mean and standard
+deviation over seeds, with the library's defaults but for what a row names.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+from adaptation_data import (
+    Labelled,
+    Task,
+    add_data_options,
+    banking,
+    digits,
+    folder,
+    mean_and_spread,
+    mmlu_subjects,
+    some_labels,
+    synthetic,
+    task,
+    unit,
+)
+
+from sona.learning.adaptation import Adaptation
+from sona.learning.signal import Lessons
+
+MICRO_OFF, BASE_OFF = {"micro_rate": 0.0}, {"base_rate": 0.0}
+
+
+def follow(
+    adaptation: Adaptation,
+    t: Task,
+    n: int | None = None,
+    cycle: int = 1_000,
+    shuffle: np.random.Generator | None = None,
+    checkpoints: tuple[int, ...] = (),
+) -> list[float]:
+    """Feed a stream, with a background cycle every `cycle` outcomes (0: never).
+
+    Returns the test accuracy at the checkpoints and at the end.
+    """
+    n = len(t.stream) if n is None else n
+    chosen, quality = np.zeros(n, np.int64), np.zeros(n, np.float32)
+    start, seen = 0, []
+    outcomes = None if shuffle is None else frozen_hits(t)[shuffle.permutation(len(t.stream))]
+    for i in range(n):
+        choice = int(np.argmax(t.centroids @ adaptation.apply(t.stream[i])))
+        hit = float(choice == t.labels[i]) if outcomes is None else float(outcomes[i])
+        chosen[i], quality[i] = choice, hit
+        adaptation.learn(t.stream[i], t.centroids, t.values[choice], hit)
+        if cycle and (i + 1) % cycle == 0:
+            known = Lessons(t.stream[:start], t.values, chosen[:start], quality[:start])
+            new = slice(start, i + 1)
+            fresh = Lessons(t.stream[new], t.values, chosen[new], quality[new])
+            adaptation.consolidate(fresh, t.centroids, remembered=known if start else None)
+            start = i + 1
+        if i + 1 in checkpoints:
+            seen.append(t.accuracy(adaptation.apply(t.test)))
+    return [*seen, t.accuracy(adaptation.apply(t.test))]
+
+
+def frozen_hits(t: Task) -> np.ndarray:
+    return (np.argmax(t.stream @ t.centroids.T, axis=1) == t.labels).astype(np.float32)
+
+
+def learned(
+    t: Task, seed: int, n: int | None = None, cycle: int = 1_000, **settings: float
+) -> float:
+    a = Adaptation(t.centroids.shape[1], **{"base_rank": 16, "seed": seed, **settings})
+    return follow(a, t, n, cycle)[-1]
+
+
+def report(rows: list[tuple[str, list[float], list[float]]]) -> None:
+    print(f"{'':44s} {'accuracy':>15s}  {'gain':>15s}  {'worst gain':>10s}")
+    for name, values, frozen in rows:
+        gain = np.array(values) - np.array(frozen)
+        print(
+            f"{name:44s} {mean_and_spread(values):>15s}  {mean_and_spread(list(gain)):>15s}"
+            f"  {gain.min():>+10.3f}",
+            flush=True,
+        )
+
+
+def tiers(args: argparse.Namespace) -> None:
+    """Each tier alone and both, after 500 and 5,000 outcomes, few-shot and full bank."""
+    data = banking(folder(args))
+    plan: list[tuple[str, int | None, dict[str, float]]] = [
+        ("5-shot, micro rank 1, no cycle", 5, {"cycle": 0, "micro_rank": 1}),
+        ("5-shot, micro rank 2, no cycle", 5, {"cycle": 0}),
+        ("5-shot, micro rank 2, cycles", 5, BASE_OFF),
+        ("5-shot, base rank 16, cycles", 5, MICRO_OFF),
+        ("5-shot, both, base rank 4", 5, {"base_rank": 4}),
+        ("5-shot, both, base rank 8 (default)", 5, {"base_rank": 8}),
+        ("5-shot, both, base rank 16", 5, {}),
+        ("5-shot, both, base rank 16, one cycle", 5, {"cycle": 5_000}),
+        ("5-shot, both, rank 16, 500 outcomes", 5, {"n": 500, "cycle": 500}),
+        ("full bank, micro rank 2, no cycle", None, {"cycle": 0}),
+        ("full bank, base rank 16, cycles", None, MICRO_OFF),
+        ("full bank, both, base rank 16", None, {}),
+    ]
+    rows = []
+    for name, shots, settings in plan:
+        tasks = [task(data, seed, shots) for seed in range(args.seeds)]
+        frozen = [t.accuracy(t.test) for t in tasks]
+        if not rows or rows[-1][0].split(",")[0] != name.split(",")[0]:
+            rows.append((f"{name.split(',')[0]}, frozen", frozen, frozen))
+        values = [learned(t, seed, **settings) for seed, t in enumerate(tasks)]  # type: ignore[arg-type]
+        rows.append((name, values, frozen))
+    report(rows)
+    plot(args, data)
+
+
+def full_matrix(t: Task, seed: int) -> float:
+    """The unconstrained map W, one SGD step per outcome, same signal."""
+    W = np.eye(t.centroids.shape[1], dtype=np.float32)
+    for x, label in zip(t.stream, t.labels, strict=True):
+        y = W @ x
+        length = float(np.linalg.norm(y))
+        u = y / length
+        z = t.centroids @ u / 0.05
+        a = np.exp(z - z.max())
+        a /= a.sum()
+        c = int(np.argmax(a))
+        e = float(np.clip(a[c], 1e-3, 1 - 1e-3))
+        pull = -a
+        pull[c] += 1.0
+        g = (e - float(c == label)) / (1 - e) / 0.05 * (pull @ t.centroids)
+        g = (g - (g @ u) * u) / length
+        W -= np.outer(0.03 * g * min(1.0, 3.0 / max(float(np.linalg.norm(g)), 1e-9)), x)
+    return t.accuracy(unit(t.test @ W.T))
+
+
+def moved_centroids(t: Task, seed: int) -> float:
+    """No adapter: a confirmed query pulls its pattern, a refuted one pushes it away."""
+    C = t.centroids.copy()
+    for x, label in zip(t.stream, t.labels, strict=True):
+        c = int(np.argmax(C @ x))
+        C[c] = unit(C[c] + (0.05 if c == label else -0.01) * x)
+    return float((np.argmax(t.test @ C.T, axis=1) == t.test_labels).mean())
+
+
+def neighbours(t: Task, seed: int) -> float:
+    """The 5 nearest confirmed queries and the bank vote, weighted by similarity."""
+    choice = np.argmax(t.stream @ t.centroids.T, axis=1)
+    kept = choice == t.labels
+    rows = np.concatenate([t.centroids, t.stream[kept]])
+    labels = np.concatenate([np.arange(len(t.centroids)), choice[kept]])
+    z = t.test @ rows.T
+    near = np.argpartition(-z, 5, axis=1)[:, :5]
+    votes = np.zeros((len(t.test), len(t.centroids)))
+    np.add.at(
+        votes, (np.arange(len(t.test))[:, None], labels[near]), np.take_along_axis(z, near, 1)
+    )
+    return float((votes.argmax(axis=1) == t.test_labels).mean())
+
+
+def logistic(t: Task, seed: int) -> float:
+    """Logistic regression on the confirmed queries and the bank."""
+    from sklearn.linear_model import LogisticRegression
+
+    choice = np.argmax(t.stream @ t.centroids.T, axis=1)
+    kept = choice == t.labels
+    x = np.concatenate([t.centroids, t.stream[kept]])
+    y = np.concatenate([np.arange(len(t.centroids)), choice[kept]])
+    model = LogisticRegression(C=10.0, max_iter=200).fit(x, y)
+    return float((model.predict(t.test) == t.test_labels).mean())
+
+
+def rivals(args: argparse.Namespace) -> None:
+    """Both tiers beside simple rivals that see the same feedback."""
+    data = banking(folder(args))
+    tasks = [task(data, seed) for seed in range(args.seeds)]
+    frozen = [t.accuracy(t.test) for t in tasks]
+    methods: list[tuple[str, Callable[[Task, int], float]]] = [
+        ("sona, both tiers, rank 16", learned),
+        ("full matrix, same signal, online", full_matrix),
+        ("centroids moved, no adapter", moved_centroids),
+        ("5 nearest confirmed queries", neighbours),
+        ("logistic regression on confirmed queries", logistic),
+    ]
+    rows = [("frozen", frozen, frozen)]
+    for name, method in methods:
+        rows.append((name, [method(t, seed) for seed, t in enumerate(tasks)], frozen))
+    report(rows)
+
+
+def sets(args: argparse.Namespace) -> list[tuple[str, Callable[[int], Task]]]:
+    data = banking(folder(args))
+    mmlu = mmlu_subjects(folder(args))
+    pixels = digits()
+
+    def of(make: Callable[[int], Labelled], shots: int | None = 5) -> Callable[[int], Task]:
+        return lambda seed: task(make(seed), seed, shots)
+
+    return [
+        ("Banking77, 1-shot", of(lambda seed: data, 1)),
+        ("Banking77, 20 of the intents", of(lambda seed: some_labels(data, 20, seed))),
+        ("Banking77, 8 of the intents", of(lambda seed: some_labels(data, 8, seed))),
+        ("MMLU, subjects as labels", of(lambda seed: mmlu)),
+        ("digits, 64 pixels", of(lambda seed: pixels)),
+        ("digits, 1-shot", of(lambda seed: pixels, 1)),
+        ("synthetic, 16-d, 10 labels", of(lambda seed: synthetic(16, 10, 0.7, seed))),
+        ("synthetic, 64-d, 30 labels", of(lambda seed: synthetic(64, 30, 0.9, seed))),
+        ("synthetic, 768-d, 60 labels", of(lambda seed: synthetic(768, 60, 2.0, seed))),
+    ]
+
+
+def travel(args: argparse.Namespace) -> None:
+    """The defaults on other sets, dimensions and banks."""
+    for name, make in sets(args):
+        tasks = [make(seed) for seed in range(args.seeds)]
+        frozen = [t.accuracy(t.test) for t in tasks]
+        values = [learned(t, seed, base_rank=8) for seed, t in enumerate(tasks)]
+        report([(f"{name}, frozen", frozen, frozen), (name, values, frozen)])
+
+
+def early(args: argparse.Namespace) -> None:
+    """Harm on unlucky starts: few outcomes, small cycles. No gain may fall below -0.005."""
+    data = banking(folder(args))
+    for shots in (5, 1):
+        tasks = [task(data, seed, shots) for seed in range(args.seeds)]
+        frozen = [t.accuracy(t.test) for t in tasks]
+        rows = []
+        for n, cycle in ((60, 20), (100, 100), (200, 200), (300, 100), (500, 500), (500, 0)):
+            values = [learned(t, seed, n, cycle) for seed, t in enumerate(tasks)]
+            rows.append((f"{shots}-shot, {n} outcomes, cycle of {cycle}", values, frozen))
+        report(rows)
+
+
+def shuffled(args: argparse.Namespace) -> None:
+    """The control: outcomes permuted across queries must teach nothing and cost nothing."""
+    data = banking(folder(args))
+    rows = []
+    for shots, name in ((5, "5-shot"), (None, "full bank")):
+        tasks = [task(data, seed, shots) for seed in range(args.seeds)]
+        frozen = [t.accuracy(t.test) for t in tasks]
+        values = []
+        for seed, t in enumerate(tasks):
+            a = Adaptation(t.centroids.shape[1], base_rank=16, seed=seed)
+            values.append(follow(a, t, shuffle=np.random.default_rng(seed))[-1])
+        rows.append((f"{name}, outcomes shuffled", values, frozen))
+    report(rows)
+
+
+def plot(args: argparse.Namespace, data: Labelled) -> None:
+    if not args.plot:
+        return
+    import matplotlib.pyplot as plt
+
+    marks = (100, 250, 500, 1_000, 2_000, 3_000, 4_000)
+    curves: dict[str, dict[str, float]] = {
+        "both tiers, rank 16": {},
+        "micro-LoRA alone": BASE_OFF,
+        "base-LoRA alone": MICRO_OFF,
+    }
+    figure, axes = plt.subplots(figsize=(6, 4))
+    tasks = [task(data, seed) for seed in range(args.seeds)]
+    frozen = float(np.mean([t.accuracy(t.test) for t in tasks]))
+    for name, settings in curves.items():
+        runs = []
+        for seed, t in enumerate(tasks):
+            a = Adaptation(384, base_rank=16, seed=seed, **settings)  # type: ignore[arg-type]
+            runs.append([t.accuracy(t.test), *follow(a, t, cycle=500, checkpoints=marks)])
+        axes.plot([0, *marks, 5_000], np.mean(runs, axis=0), marker=".", label=name)
+    axes.axhline(frozen, color="grey", linestyle=":", label="frozen")
+    axes.set(xlabel="right / wrong outcomes", ylabel="accuracy on unseen queries")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(args.plot)
+
+
+if __name__ == "__main__":
+    questions = {f.__name__: f for f in (tiers, rivals, travel, early, shuffled)}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("question", choices=questions)
+    add_data_options(parser)
+    arguments = parser.parse_args()
+    questions[arguments.question](arguments)
