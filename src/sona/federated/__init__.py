@@ -9,6 +9,7 @@ from sona.federated.records import (
     CoordinatorMetrics,
     CoordinatorStats,
 )
+from sona.federated.topology import Hierarchical, PeerToPeer, Star, Topology
 from sona.federated.warm_start import WarmStart
 
 __all__ = [
@@ -20,6 +21,10 @@ __all__ = [
     "CoordinatorStats",
     "EphemeralAgent",
     "FederatedCoordinator",
+    "Hierarchical",
+    "PeerToPeer",
+    "Star",
+    "Topology",
     "TrajectoryExport",
     "WarmStart",
 ]

@@ -38,10 +38,12 @@ __all__ = ["FederatedCoordinator"]
 class _Session(NamedTuple):
     """What the coordinator holds of one agent session."""
 
-    order: tuple[int, int, str]
-    duration_ms: int
-    table: TrajectoryTable
+    export: AgentExport
     valid: NDArray[np.bool_]
+
+    @property
+    def table(self) -> TrajectoryTable:
+        return self.export.trajectories
 
     @property
     def quality(self) -> NDArray[np.float64]:
@@ -112,7 +114,7 @@ class FederatedCoordinator:
         if self._store is not None:
             for export in self._store:
                 valid, _ = trust.screen(export, self._config.embedding_dim_)
-                self._hold(export.session, _session(export, valid))
+                self._hold(export.session, _Session(export, valid))
             if self._sessions:
                 self._relearn()
 
@@ -197,10 +199,10 @@ class FederatedCoordinator:
         below = valid & (export.trajectories.quality < self._quality_threshold)
         if below.any():
             reasons["quality below threshold"] = int(below.sum())
-        session = _session(export, valid)
+        session = _Session(export, valid)
         with self._lock:
             held = self._sessions.get(export.session)
-            duplicate = held is not None and session.order <= held.order
+            duplicate = held is not None and session.export.order <= held.export.order
             consolidated = False
             if duplicate:
                 self._events["duplicate"] += 1
@@ -219,6 +221,31 @@ class FederatedCoordinator:
                 duplicate=duplicate,
                 reasons=dict(reasons),
             )
+
+    def merge(self, other: FederatedCoordinator) -> int:
+        """Take in every session that another coordinator holds.
+
+        Merging is commutative, associative and idempotent: whoever merges with whom and in which
+        order, coordinators that have heard of the same sessions know the same once they
+        consolidate.
+
+        Returns
+        -------
+        int
+            Sessions that were new here or newer than what was held.
+
+        Raises
+        ------
+        ShapeError
+            If the other's embeddings have another dimension.
+        """
+        return sum(not self.aggregate(export).duplicate for export in other.exports)
+
+    @property
+    def exports(self) -> list[AgentExport]:
+        """The latest export of every session, in canonical order."""
+        with self._lock:
+            return [self._sessions[key].export for key in sorted(self._sessions)]
 
     def force_consolidate(self) -> LearnResult:
         """Learn anew from everything held, in canonical order.
@@ -279,10 +306,9 @@ class FederatedCoordinator:
     def contributions(self) -> dict[str, AgentContribution]:
         """What each agent contributed, over all its sessions."""
         with self._lock:
-            by_agent: dict[str, list[tuple[int, _Session]]] = {}
-            for agent_id, started in sorted(self._sessions):
-                session = self._sessions[agent_id, started]
-                by_agent.setdefault(agent_id, []).append((started, session))
+            by_agent: dict[str, list[_Session]] = {}
+            for key in sorted(self._sessions):
+                by_agent.setdefault(key[0], []).append(self._sessions[key])
         return {agent_id: _contribution(held) for agent_id, held in by_agent.items()}
 
     @property
@@ -389,16 +415,12 @@ def _canonical(item: tuple[tuple[str, int], _Session]) -> tuple[str, int]:
     return item[0]
 
 
-def _session(export: AgentExport, valid: NDArray[np.bool_]) -> _Session:
-    return _Session(export.order, export.session_duration_ms, export.trajectories, valid)
-
-
-def _contribution(held: list[tuple[int, _Session]]) -> AgentContribution:
-    quality = np.concatenate([session.quality for _, session in held])
+def _contribution(held: list[_Session]) -> AgentContribution:
+    quality = np.concatenate([session.quality for session in held])
     return AgentContribution(
         trajectory_count=len(quality),
         avg_quality=float(quality.mean()) if len(quality) else 0.0,
-        timestamp=max(started + session.duration_ms for started, session in held),
-        session_duration_ms=sum(session.duration_ms for _, session in held),
+        timestamp=max(session.export.timestamp for session in held),
+        session_duration_ms=sum(session.export.session_duration_ms for session in held),
         sessions=len(held),
     )

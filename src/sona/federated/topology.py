@@ -1,0 +1,166 @@
+"""Who sends to whom: one coordinator, regions under a global one, or peers without any.
+
+All three have the same verbs. Here they run inside one process, for tests, simulations and
+fleets of threads; each is made of :class:`~sona.federated.FederatedCoordinator` and nothing else,
+so whatever the topology, coordinators that have heard of the same sessions know the same.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from sona.checks import check_count
+from sona.config import SonaConfig
+from sona.federated.coordinator import FederatedCoordinator
+from sona.federated.export import AgentExport
+from sona.federated.records import AggregationResult
+from sona.federated.warm_start import WarmStart
+
+__all__ = ["Hierarchical", "PeerToPeer", "Star", "Topology"]
+
+
+class Topology(ABC):
+    """The verbs that every topology has."""
+
+    @property
+    @abstractmethod
+    def coordinators(self) -> Sequence[FederatedCoordinator]:
+        """All coordinators; the first is the one that knows most after :meth:`publish`."""
+
+    @abstractmethod
+    def submit(self, export: AgentExport) -> AggregationResult:
+        """Hand an export in; it is acknowledged by returning."""
+
+    @abstractmethod
+    def publish(self) -> int:
+        """Let coordinators tell each other what they hold; returns sessions that travelled."""
+
+    def warm_start(self, k: int | None = None) -> WarmStart:
+        """Return what a new agent starts with; see :meth:`FederatedCoordinator.warm_start`."""
+        return self.coordinators[0].warm_start(k)
+
+    def presence(self) -> dict[str, list[str]]:
+        """Return the agents that each coordinator has heard of, by coordinator."""
+        return {c.coordinator_id: sorted(c.contributions) for c in self.coordinators}
+
+
+class Star(Topology):
+    """One coordinator for all agents.
+
+    Parameters
+    ----------
+    config : SonaConfig, optional
+        Settings of the coordinator; the coordinator preset if not given.
+
+    Examples
+    --------
+    >>> from sona import SonaConfig
+    >>> from sona.federated import AgentExport, Hierarchical, Star, TrajectoryExport
+    >>> config = SonaConfig.for_coordinator(hidden_dim=2)
+    >>> star, regions = Star(config), Hierarchical(2, config)
+    >>> for name in ("a", "b", "c"):
+    ...     export = AgentExport(name, [TrajectoryExport([1.0, 0.0], 0.9, "small")])
+    ...     for topology in (star, regions):
+    ...         _ = topology.submit(export)
+    >>> star.publish(), regions.publish()
+    (0, 3)
+    >>> str(star.coordinators[0].stats()).partition(",")[2]
+    ' agents=3, trajectories=3, patterns=1, avg_quality=0.9000)'
+    >>> str(regions.coordinators[0].stats()).partition(",")[2]
+    ' agents=3, trajectories=3, patterns=1, avg_quality=0.9000)'
+    """
+
+    def __init__(self, config: SonaConfig | None = None) -> None:
+        self._coordinator = FederatedCoordinator("global", config)
+
+    @property
+    def coordinators(self) -> Sequence[FederatedCoordinator]:
+        return [self._coordinator]
+
+    def submit(self, export: AgentExport) -> AggregationResult:
+        return self._coordinator.aggregate(export)
+
+    def publish(self) -> int:
+        self._coordinator.force_consolidate()
+        return 0
+
+
+class Hierarchical(Topology):
+    """Regional coordinators that forward to a global one.
+
+    Parameters
+    ----------
+    regions : int
+        Number of regions, at least 1. An agent's name decides its region.
+    config : SonaConfig, optional
+        Settings of every coordinator; the coordinator preset if not given.
+    """
+
+    def __init__(self, regions: int, config: SonaConfig | None = None) -> None:
+        self._global = FederatedCoordinator("global", config)
+        self._regional = [
+            FederatedCoordinator(f"region-{number}", config)
+            for number in range(check_count("regions", regions))
+        ]
+
+    @property
+    def coordinators(self) -> Sequence[FederatedCoordinator]:
+        return [self._global, *self._regional]
+
+    def region_of(self, agent_id: str) -> FederatedCoordinator:
+        """Return the regional coordinator of an agent."""
+        return self._regional[zlib.crc32(agent_id.encode()) % len(self._regional)]
+
+    def submit(self, export: AgentExport) -> AggregationResult:
+        return self.region_of(export.agent_id).aggregate(export)
+
+    def publish(self) -> int:
+        travelled = sum(self._global.merge(region) for region in self._regional)
+        for coordinator in self.coordinators:
+            coordinator.force_consolidate()
+        return travelled
+
+
+class PeerToPeer(Topology):
+    """Peers that gossip; there is no coordinator above them.
+
+    Parameters
+    ----------
+    peers : int
+        Number of peers, at least 1. An agent's name decides which one it hands its exports to.
+    config : SonaConfig, optional
+        Settings of every peer; the coordinator preset if not given.
+    seed : int, default 0
+        Decides who talks to whom.
+    """
+
+    def __init__(self, peers: int = 2, config: SonaConfig | None = None, seed: int = 0) -> None:
+        self._peers = [
+            FederatedCoordinator(f"peer-{number}", config)
+            for number in range(check_count("peers", peers))
+        ]
+        self._rng = np.random.default_rng(seed)
+
+    @property
+    def coordinators(self) -> Sequence[FederatedCoordinator]:
+        return self._peers
+
+    def submit(self, export: AgentExport) -> AggregationResult:
+        home = zlib.crc32(export.agent_id.encode()) % len(self._peers)
+        return self._peers[home].aggregate(export)
+
+    def publish(self) -> int:
+        """Gossip in random pairs until nobody has news, then consolidate."""
+        travelled = 0
+        while len({tuple(e.export_id for e in peer.exports) for peer in self._peers}) > 1:
+            order = self._rng.permutation(len(self._peers))
+            for a, b in zip(order, np.roll(order, -1), strict=True):
+                travelled += self._peers[a].merge(self._peers[b])
+                travelled += self._peers[b].merge(self._peers[a])
+        for peer in self._peers:
+            peer.force_consolidate()
+        return travelled
