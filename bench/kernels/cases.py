@@ -222,7 +222,7 @@ def assign_case(n: int, k: int, kind: str, threads: int = 1) -> Case:
     if threads == 1:
         for c in ours(by_codes):
             with c.context():
-                if _core.screens_assignments():
+                if _core.screens_assignments(k):
                     contestants.append(Contestant(f"{c.name}, 8-bit screen", c.run, c.context))
         out = np.empty((n, k), np.float32)
 

@@ -187,19 +187,19 @@ def test_only_what_moved_need_be_looked_at(
     backend: ModuleType, dim: int, share: float, rng: np.random.Generator
 ) -> None:
     points = unit(rng.standard_normal((1700, dim)))
-    centroids = unit(rng.standard_normal((60, dim)))
+    centroids = unit(rng.standard_normal((100, dim)))
     codes = backend.RowCodes(1700, dim)
     backend.encode_rows(points, codes, 0)
     labels = np.empty(1700, dtype=np.int32)
     backend.assign(points, centroids, labels, None, 1, codes)
-    moved = rng.random(60) < share
-    centroids[moved] = unit(rng.standard_normal((60, dim)))[moved]
+    moved = rng.random(100) < share
+    centroids[moved] = unit(rng.standard_normal((100, dim)))[moved]
     similarities = np.empty(1700, dtype=np.float32)
     backend.assign(points, centroids, labels, similarities, 1, codes, moved)
     products = points.astype(np.float64) @ centroids.T.astype(np.float64)
     np.testing.assert_allclose(similarities, products.max(axis=1), atol=1e-6)
     chosen = products[np.arange(1700), labels]
     np.testing.assert_allclose(chosen, products.max(axis=1), atol=1e-6)
-    labels[3] = 60
+    labels[3] = 100
     with pytest.raises(RangeError, match="`labels`"):
         backend.assign(points, centroids, labels, similarities, 1, codes, moved)

@@ -30,11 +30,8 @@ cdef extern from "core.h" namespace "sona" nogil:
     cdef struct RowKernels:
         double (*unit)(const float* row, Py_ssize_t dim, float* unit)
         int (*all_finite)(const float* values, Py_ssize_t n)
-    cdef struct CodeTileKernels:
-        Py_ssize_t lanes
     cdef struct Kernels:
         const RowKernels* rows
-        const CodeTileKernels* code_tiles
     cdef struct Codes:
         const int8_t* codes
         const float* scales
@@ -64,6 +61,7 @@ cdef extern from "core.h" namespace "sona" nogil:
     Py_ssize_t _accumulate "sona::accumulate"(
         const float* points, Py_ssize_t n, Py_ssize_t dim, const int32_t* labels,
         const double* weights, const int32_t* before, Py_ssize_t k, double* sums, double* counts)
+    bint _screens_assignments "sona::screens_assignments"(Py_ssize_t k)
     void _nearer "sona::nearer"(
         const float* points, Py_ssize_t n, Py_ssize_t dim, const float* seeds, Py_ssize_t m,
         const float* distances, float* out)
@@ -346,8 +344,8 @@ def accumulate(points, labels, weights, sums, counts, before=None):
         contracts.refuse_label(labels, before, bad, k)
 
 
-def screens_assignments():
-    return active().code_tiles.lanes > 0
+def screens_assignments(n_clusters):
+    return _screens_assignments(n_clusters)
 
 
 def nearer(points, seeds, distances):

@@ -133,13 +133,17 @@ struct Assignment {
 
 }  // namespace
 
+bool screens_assignments(Index k) noexcept {
+    // Fewer centroids are done in float32 before their candidates are sorted out.
+    return active().code_tiles->lanes > 0 && k >= 64;
+}
+
 bool assign(const float* points, Index n, const float* centroids, Index k, Index dim,
             const Codes* codes, const uint8_t* moved, int32_t* labels, float* similarities,
             int n_threads) noexcept {
     const Kernels& kernels = active();
     const Index lanes = kernels.tiles->lanes, n_panels = panel_count(k, lanes);
-    // A handful of centroids fills no panel: float32 is as fast.
-    const bool screened = codes && kernels.code_tiles->lanes > 0 && k > 4;
+    const bool screened = codes && screens_assignments(k);
     std::atomic<bool> done(true);
     try {
         const Block<float> panels(n_panels * (dim + 1) * lanes);

@@ -43,6 +43,8 @@ struct Codes {
 void encode_rows(const float* rows, Index n, Index dim, Index width, int8_t* codes, float* scales,
                  float* errors) noexcept;
 
+// Do codes make `assign` faster with k centroids here?
+bool screens_assignments(Index k) noexcept;
 // The largest product and its centroid, the lower one where two tie; `similarities` may be null.
 // With codes (points and centroids of length at most 1) the same answer is found sooner, and sooner
 // still with a flag for each centroid that moved since the labels given were found.

@@ -419,7 +419,7 @@ def accumulate(
     np.subtract.at(counts, before[moved], masses[moved])
 
 
-def screens_assignments() -> bool:
+def screens_assignments(n_clusters: int) -> bool:
     """Do codes make `assign` faster here? Where they do not, making them is a waste."""
     return False
 

@@ -161,18 +161,15 @@ class _Fit:
     def __init__(
         self, points: FloatArray, weights: npt.NDArray[np.float64] | None, n_threads: int
     ) -> None:
-        n, dim = points.shape
+        n = len(points)
         self.points = points
         self.weights = weights
         self.n_threads = n_threads
         self.labels = np.full(n, -1, dtype=np.int32)
         self._codes: _core.RowCodes | None = None
-        if _core.screens_assignments():
-            self._codes = _core.RowCodes(n, dim)
-            _core.encode_rows(points, self._codes, 0)
         # The clusters in whose sums the points are.
         self._summed = np.full(n, -1, dtype=np.int32)
-        self._sums = np.zeros((0, dim))
+        self._sums = np.zeros((0, points.shape[1]))
         self._counts = np.zeros(0)
 
     def seed(self, n_clusters: int, rng: np.random.Generator) -> FloatArray:
@@ -208,6 +205,9 @@ class _Fit:
         return max(self._squares - 2.0 * products + lengths, 0.0)
 
     def assign(self, centroids: FloatArray, moved: npt.NDArray[np.bool_] | None = None) -> None:
+        if self._codes is None and _core.screens_assignments(len(centroids)):
+            self._codes = _core.RowCodes(*self.points.shape)
+            _core.encode_rows(self.points, self._codes, 0)
         _core.assign(self.points, centroids, self.labels, None, self.n_threads, self._codes, moved)
 
     def _update(self, centroids: FloatArray) -> FloatArray:
