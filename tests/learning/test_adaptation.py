@@ -42,15 +42,15 @@ def test_both_tiers_beat_either_alone_on_unseen_queries(labelled_task) -> None:
     rates = {"both": (0.1, 0.003), "micro": (0.1, 0.0), "base": (0.0, 0.003), "none": (0.0, 0.0)}
     gains: dict[str, list[float]] = {name: [] for name in rates}
     for seed in range(3):
-        task = labelled_task(seed, labels=24, n=2_000, nuisance=1.5)
+        task = labelled_task(seed, labels=24, n=2_000, conflict=0.3)
         for name, (micro, base) in rates.items():
-            a = Adaptation(task.dim, 2, 4, micro, base, seed=seed)
+            a = Adaptation(task.dim, 2, 2, micro, base, seed=seed)
             _stream(a, task, 2_000, tick=500)
             gains[name].append(_gain(task, a))
     mean = {name: float(np.mean(values)) for name, values in gains.items()}
     assert mean["none"] == 0.0
     assert min(mean["micro"], mean["base"]) > 0.02
-    assert mean["both"] >= max(mean["micro"], mean["base"])
+    assert mean["both"] > max(mean["micro"], mean["base"]) + 0.01
 
 
 def test_base_lora_output_changes_and_the_record_says_so(labelled_task) -> None:

@@ -241,12 +241,14 @@ class Adaptation:
 
         state.cycles += 1
         rng = np.random.default_rng([self.seed, state.cycles])
-        lessons = fresh
+        lessons = everything = fresh
         if remembered is not None and len(remembered) and self.ewc_lambda > 0.0:
             drawn = rng.permutation(len(remembered))[:_REHEARSAL]
             lessons = remembered.take(drawn).joined(fresh)
+            everything = remembered.joined(fresh)
         share = self._generalising_share(layer, lessons, centroids, rng)
-        self._adopt(layer, share, *self._fitted(layer, lessons, centroids, rng))
+        base, micro = self._fitted(layer, lessons, centroids, rng, everything)
+        self._adopt(layer, share, base, micro)
         protects = self.base_rate > 0.0 and self.ewc_lambda > 0.0
         if protects:
             self._protect(state, fresh, units, centroids)
@@ -318,16 +320,26 @@ class Adaptation:
         return float(_losses(y, lessons, centroids).mean())
 
     def _fitted(
-        self, layer: LayerKey, lessons: Lessons, centroids: FloatArray, rng: np.random.Generator
+        self,
+        layer: LayerKey,
+        lessons: Lessons,
+        centroids: FloatArray,
+        rng: np.random.Generator,
+        everything: Lessons | None = None,
     ) -> tuple[Factors, Factors | None]:
-        """Return new factors of the layer's base and, for queries, of micro on top of it."""
+        """Return new factors of the layer's base and, for queries, of micro on top of it.
+
+        Micro has no Fisher information to keep what earlier lessons taught: it starts anew, from
+        `everything` that is remembered where that is given.
+        """
         state = self._layer(layer)
         base, micro = factors(state.base), None
         if self.base_rate > 0.0:
             base = fit(base, lessons, centroids, self.base_rate, rng, state.ewc)
         if layer == 0 and self.micro_rate > 0.0:
             start = random_factors(self.dim, self.micro.rank, int(rng.integers(2**63)))
-            on_top = lessons.of_inputs(adapted(base, lessons.inputs))
+            known = lessons if everything is None else everything
+            on_top = known.of_inputs(adapted(base, known.inputs))
             micro = fit(start, on_top, centroids, _MICRO_FIT_RATE, rng)
         return base, micro
 
