@@ -42,11 +42,6 @@ def test_without_federation_the_figure_falls(result):
     assert alone.warm < result.warm - 0.30
 
 
-def test_without_failures_the_figure_falls(result):
-    blind = run_fleet(0, **SMALL, keep_failures=False)
-    assert blind.warm < result.warm - 0.02
-
-
 def test_the_command_prints_the_table_and_draws_the_picture(tmp_path, capsys):
     picture = tmp_path / "picture.png"
     options = ["--agents", "5", "--requests", "20", "--picture", str(picture)]

@@ -47,6 +47,11 @@ _RESIDUAL_PRIOR = 10.0
 #: much as the prior.
 _FRESH_WEIGHT = _RESIDUAL_PRIOR / PRIOR_OUTCOMES
 _NEVER_TRIED = 0.4
+# The contest of memory and model: half-life 1000 outcomes, 20 before the first; memory has won
+# when its squared error is below the first share of the model's, and lost above the second.
+_CONTEST_KEEP = 0.5 ** (1.0 / 1000.0)
+_CONTEST_PRIOR = 20.0
+_CONTEST_WON, _CONTEST_LOST = 0.5, 0.9
 # Neighbours that say what a route did on similar queries, and the kernel that makes a precedent.
 _PRECEDENTS = 32
 _PRECEDENT_MASS = 1e-3
@@ -122,6 +127,8 @@ class Router:
         self._levels = Levels()
         self._drift = Drift()
         self._selectivity = Selectivity()
+        # Decaying squared errors of what memory and what the model expected, and their weight.
+        self._contest = np.array([0.25, 0.25, 1.0]) * _CONTEST_PRIOR
 
     @property
     def routes(self) -> list[str]:
@@ -244,7 +251,7 @@ class Router:
         support = np.bincount(near.route, weight, n) + _RESIDUAL_PRIOR
         expected += np.bincount(near.route, weight * error, n) / support
         variance = variance * (_RESIDUAL_PRIOR / support)
-        trust = self._selectivity.weight
+        trust = self._memory_weight
         if trust > 0.0:
             local, doubt = self._remembered(near, n)
             variance = (
@@ -341,6 +348,7 @@ class Router:
         return {
             **named,
             "selectivity": np.array([self._selectivity.gain, self._selectivity.rows]),
+            "contest": self._contest.copy(),
             "progress": np.array([self._learned, self._folded]),
         }
 
@@ -366,6 +374,7 @@ class Router:
         self._levels = Levels.from_arrays(_part(arrays, "levels"))
         self._drift = Drift.from_arrays(_part(arrays, "drift"))
         self._selectivity.gain, self._selectivity.rows = arrays["selectivity"].tolist()
+        self._contest = arrays["contest"].copy()
         self._learned, self._folded = arrays["progress"].tolist()
         self._model = OutcomeModel(model) if model else None
         self._buffer = buffer
@@ -378,7 +387,7 @@ class Router:
     def _stranger(self) -> tuple[float, float]:
         """Expectation and deviation of a route that was never observed."""
         overall = self._levels.overall
-        trust = self._selectivity.weight
+        trust = self._memory_weight
         return overall * (1.0 - trust + trust * _NEVER_TRIED), 0.5
 
     def _remembered(self, near: _Near, n: int) -> tuple[_Floats, _Floats]:
@@ -415,9 +424,12 @@ class Router:
         buffer.columns("fitted")[rows] = fitted
         self._levels.grow(len(self._number))
         self._drift.grow(len(self._number))
-        surprise = self._surprises(rows)
+        surprise, recalled = self._surprises(rows)
         for i in range(len(rows)):
             r = int(route[i])
+            modelled = fitted[i] + self._levels.of(r)
+            self._contest *= _CONTEST_KEEP
+            self._contest += ((recalled[i] - quality[i]) ** 2, (modelled - quality[i]) ** 2, 1.0)
             self._levels.add(r, quality[i] - fitted[i], weight[i])
             if np.isnan(surprise[i]):
                 continue
@@ -430,10 +442,23 @@ class Router:
         self._selectivity.add(buffer, rows, len(self._number))
         self._folded = buffer.seen
 
-    def _surprises(self, rows: _Ints) -> _Floats:
+    @property
+    def _memory_weight(self) -> float:
+        """Weight in [0, 1] of the memory expert.
+
+        Where the log chose routes by the query, memory decides. Where it did not, logged outcomes
+        are a fair sample and the smaller error tells: memory wins on queries so alike that one
+        outcome foretells the next, the model wherever outcomes are mostly noise.
+        """
+        memory, model, _ = self._contest
+        fairly = (_CONTEST_LOST - memory / model) / (_CONTEST_LOST - _CONTEST_WON)
+        return max(self._selectivity.weight, min(max(float(fairly), 0.0), 1.0))
+
+    def _surprises(self, rows: _Ints) -> tuple[_Floats, _Floats]:
         """How far outcomes are from what their route did on similar queries before.
 
         NaN where it was not tried on similar ones: a new topic is not a change of the route.
+        Also returns what memory expected of the route, one half where it remembers nothing.
         """
         buffer = self._buffer
         near, similarities = buffer.nearest(buffer.embeddings[rows], _PRECEDENTS + 1)
@@ -447,7 +472,8 @@ class Router:
         mass = kernel.sum(axis=1)
         expected = (kernel * quality[near]).sum(axis=1) / np.maximum(mass, 1e-300)
         surprise: _Floats = np.where(mass > _PRECEDENT_MASS, quality[rows] - expected, np.nan)
-        return surprise
+        recalled: _Floats = (mass * expected + _MEMORY_PRIOR * 0.5) / (mass + _MEMORY_PRIOR)
+        return surprise, recalled
 
     def _shift(self, route: int, change: float) -> None:
         """Judge what a route achieved before its last turn as if it had happened after."""
