@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from sona import _core
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not (ROOT / "bench").exists(), reason="the benchmarks are not shipped here")
+@pytest.mark.skipif(_core.backend != "native", reason="no native kernels here")
 def test_quick_benchmarks_run() -> None:
     pytest.importorskip("pytest_benchmark")
     answer = subprocess.run(

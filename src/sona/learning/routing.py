@@ -10,9 +10,10 @@ little, however well it does elsewhere.
 The question is how the routes in the log were chosen. Where the choice did not look at the query
 (a random split), logged outcomes are a fair sample and the expert with the smaller error decides.
 Where every query already went to the route that suits it (intents, tools, a good policy), what a
-route achieved on its own queries says nothing about others. No loss on logged outcomes can tell the two apart, because
-only chosen routes have outcomes; but the log shows it: :class:`Selectivity` measures how much
-better the route is predicted by the neighbours of the query than by its overall share.
+route achieved on its own queries says nothing about others. No loss on logged outcomes can tell
+the two apart, because only chosen routes have outcomes; but the log shows it:
+:class:`Selectivity` measures how much better the route is predicted by the neighbours of the query
+than by its overall share.
 """
 
 from __future__ import annotations
