@@ -55,6 +55,7 @@ _CONTEST_PRIOR = 20.0
 _CONTEST_WON, _CONTEST_LOST = 0.5, 0.9
 # Neighbours that say what a route did on similar queries, and the kernel that makes a precedent.
 _PRECEDENTS = 32
+_LOOKED_UP = 32
 _PRECEDENT_MASS = 1e-3
 _EDGE = 0.05
 #: Remembered outcomes that a new agent receives.
@@ -425,12 +426,16 @@ class Router:
         buffer.columns("fitted")[rows] = fitted
         self._levels.grow(len(self._number))
         self._drift.grow(len(self._number))
-        surprise, recalled = self._surprises(rows)
+        # Looking for precedents is what costs here: of many rows at once, some are enough.
+        step = max(1, len(rows) // _LOOKED_UP)
+        surprise, recalled = np.full((2, len(rows)), np.nan)
+        surprise[::step], recalled[::step] = self._surprises(rows[::step])
         for i in range(len(rows)):
             r = int(route[i])
             modelled = fitted[i] + self._levels.of(r)
-            self._contest *= _CONTEST_KEEP
-            self._contest += ((recalled[i] - quality[i]) ** 2, (modelled - quality[i]) ** 2, 1.0)
+            if not np.isnan(recalled[i]):
+                lost = (recalled[i] - quality[i]) ** 2, (modelled - quality[i]) ** 2, 1.0
+                self._contest = _CONTEST_KEEP * self._contest + lost
             self._levels.add(r, quality[i] - fitted[i], weight[i])
             if np.isnan(surprise[i]):
                 continue
