@@ -9,7 +9,7 @@ crash in between.
 from __future__ import annotations
 
 import os
-import tempfile
+import threading
 from os import PathLike, fspath
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = ["EngineState", "read", "write"]
 
 _KIND = "sona.state"
 _VERSION = 1
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows alone tells text from bytes
 
 
 class EngineState(msgspec.Struct, frozen=True, eq=False):
@@ -80,7 +81,9 @@ def write(path: str | PathLike[str], data: bytes) -> None:
     """Replace a file by `data`, durably and in one step."""
     path = fspath(path)
     folder = os.path.dirname(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=os.path.basename(path) + ".")
+    # Beside the target, because only a rename within one file system is a single step.
+    temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -10,7 +10,6 @@ The checksum finds damage, not forgery; :func:`digest` is the content-derived na
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -125,6 +124,8 @@ def decode_json(text: str | bytes, schema: type[_HeaderT]) -> _HeaderT:
 
 def digest(header: Any, tensors: Mapping[str, NDArray[Any]]) -> str:
     """Content-derived name: SHA-256 over header and tensors, 64 hexadecimal characters."""
+    import hashlib  # loads OpenSSL, which an engine alone never needs
+
     sha = hashlib.sha256()
     for part in _parts(msgspec.json.encode(header), tensors):
         sha.update(part)
