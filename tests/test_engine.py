@@ -436,6 +436,25 @@ def test_threads_may_share_an_engine(rng):
     assert engine.stats().trajectories_seen == 240 + len(queries)
 
 
+def test_adapters_are_applied_while_the_background_loop_runs(rng):
+    engine = taught(rng)
+    engine.force_learn()
+    x = np.ones(DIM, np.float32)
+    done = threading.Event()
+
+    def apply():
+        for layer in (0, "mid"):
+            engine.apply_base_lora(layer, x)
+        engine.apply_micro_lora(x)
+        done.set()
+
+    with engine._lock:  # what a background cycle holds
+        thread = threading.Thread(target=apply)
+        thread.start()
+        assert done.wait(10.0)
+    thread.join()
+
+
 # Every setting has an effect
 
 

@@ -231,11 +231,11 @@ class SonaEngine:
         """
         if isinstance(layer, bool) or not isinstance(layer, int | str):
             raise DTypeError(f"`layer` must be an int or a string; got {layer!r}")
-        with self._lock:
-            own = _layer_key(layer) in self._layers
-            adapter = self._adaptation.base(_layer_key(layer) if own else _QUERY_LAYER)
-        if own or (layer == 0 and self._adapts_queries):
-            return adapter.apply(x, out)
+        # No lock: a background cycle holds it for seconds, and adapters may be read meanwhile.
+        if _layer_key(layer) in self._layers:
+            return self._adaptation.base(_layer_key(layer)).apply(x, out)
+        if layer == 0 and self._adapts_queries:
+            return self._adaptation.base(_QUERY_LAYER).apply(x, out)
         return self._identity.apply(x, out)
 
     # Deciding
@@ -456,21 +456,17 @@ class SonaEngine:
         with self._lock:
             queries = self._queries.handed_on(k)
             router = self._router.handed_on()
-            tensors = {
-                f"{part}/{name}": array
-                for part, held in (
-                    ("queries", queries.arrays()),
-                    ("router", router.arrays()),
-                    ("adapters", self._adaptation.arrays()),
-                )
-                for name, array in held.items()
+            arrays = {
+                "queries": queries.arrays(),
+                "router": router.arrays(),
+                "adapters": self._adaptation.arrays(),
             }
             parts = {
                 "origin": {"source": source, "seen": self._tally.seen},
                 "queries": queries.facts(),
                 "router": router.facts(),
             }
-            return EngineState(self._config, parts, tensors)
+            return EngineState.of(self._config, parts, arrays)
 
     def adopt(self, knowledge: EngineState) -> None:
         """Start with what :meth:`knowledge` returned; for an engine that has seen nothing yet.
@@ -576,12 +572,7 @@ class SonaEngine:
             for number, memory in enumerate(self._layers.values()):
                 parts[f"layer{number}"] = memory.facts()
                 arrays[f"layer{number}"] = memory.arrays()
-            tensors = {
-                f"{part}/{name}": array
-                for part, held in arrays.items()
-                for name, array in held.items()
-            }
-            return EngineState(self._config, parts, tensors)
+            return EngineState.of(self._config, parts, arrays)
 
     @classmethod
     def _of(cls, saved: EngineState) -> SonaEngine:

@@ -43,6 +43,19 @@ class EngineState(msgspec.Struct, frozen=True, eq=False):
     parts: dict[str, dict[str, Any]]
     tensors: dict[str, NDArray[Any]]
 
+    @classmethod
+    def of(
+        cls,
+        config: SonaConfig,
+        parts: dict[str, dict[str, Any]],
+        arrays: dict[str, dict[str, NDArray[Any]]],
+    ) -> EngineState:
+        """Make a state of each part's facts and of each part's arrays."""
+        tensors = {
+            f"{part}/{name}": array for part, held in arrays.items() for name, array in held.items()
+        }
+        return cls(config, parts, tensors)
+
     def to_bytes(self) -> bytes:
         """Write the state as one message."""
         return wire.pack(_KIND, _VERSION, _Header(self.config, self.parts), self.tensors)
@@ -61,8 +74,7 @@ class EngineState(msgspec.Struct, frozen=True, eq=False):
 
     def tensors_of(self, part: str) -> dict[str, NDArray[Any]]:
         """Arrays of one part, under their names within the part."""
-        prefix = part + "/"
-        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+        return wire.under(self.tensors, part + "/")
 
     def facts_of(self, part: str) -> dict[str, Any]:
         """JSON-able facts of one part."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sona.errors import FormatError, IntegrityError, VersionError
 
-__all__ = ["decode_json", "digest", "pack", "unpack"]
+__all__ = ["decode_json", "digest", "pack", "under", "unpack"]
 
 #: A larger message is refused before it is parsed.
 MAX_BYTES = 1 << 30
@@ -120,6 +120,11 @@ def decode_json(text: str | bytes, schema: type[_HeaderT]) -> _HeaderT:
         return msgspec.json.decode(text, type=schema)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise FormatError(f"malformed JSON: {error}") from None
+
+
+def under(tensors: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    """Return the tensors whose names begin with `prefix`, under the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def digest(header: Any, tensors: Mapping[str, NDArray[Any]]) -> str:

@@ -194,7 +194,8 @@ class FederatedCoordinator:
         try:
             valid, reasons = trust.screen(export, self._config.embedding_dim_)
         except ValueError:
-            self._events["refused"] += 1
+            with self._lock:
+                self._events["refused"] += 1
             raise
         below = valid & (export.trajectories.quality < self._quality_threshold)
         if below.any():

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sona import wire
 from sona.errors import FormatError
 from sona.learning.ewc import OnlineEWC
 from sona.learning.lora import (
@@ -299,8 +300,7 @@ class Adaptation:
                 _load(layer.base, state, prefix)
                 layer.cycles = int(state[name][0])
                 mark = prefix + "ewc/"
-                part = {n[len(mark) :]: v for n, v in state.items() if n.startswith(mark)}
-                layer.ewc.restore(part)
+                layer.ewc.restore(wire.under(state, mark))
         except (KeyError, IndexError, ValueError, TypeError) as error:
             raise FormatError(f"adapter state does not fit: {error}") from error
         self.micro, self.gate = other.micro, other.gate
@@ -311,8 +311,9 @@ class Adaptation:
         if state is None:
             seed = zlib.crc32(f"{self.seed}/{layer!r}".encode())
             base = BaseLoRA(self.dim, self.base_rank, seed)
-            state = _Layer(base, OnlineEWC(self.dim, _EWC_SCALE * self.ewc_lambda))
-            self._layers[layer] = state
+            fresh = _Layer(base, OnlineEWC(self.dim, _EWC_SCALE * self.ewc_lambda))
+            # In one step: a reader must not displace what the background has just fitted.
+            state = self._layers.setdefault(layer, fresh)
         return state
 
     def _loss(self, layer: LayerKey, lessons: Lessons, centroids: FloatArray) -> float:

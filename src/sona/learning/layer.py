@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sona import wire
 from sona.learning.reasoning_bank import BankChange, Outcomes, ReasoningBank
 from sona.learning.signal import Lessons
 from sona.types import FloatArray
@@ -127,9 +128,7 @@ class LayerMemory:
 
     def restore(self, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
         """Become what :meth:`arrays` and :meth:`facts` described."""
-        prefix = "bank."
-        bank = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-        self.bank.restore(bank, facts["bank"])
+        self.bank.restore(wire.under(arrays, "bank."), facts["bank"])
         self._inputs = arrays["inputs"].copy()
         self._quality = arrays["quality"].tolist()
         self._accepted = arrays["accepted"].astype(np.bool_).tolist()

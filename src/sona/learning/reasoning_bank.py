@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sona import wire
 from sona.learning.cells import Cells
 from sona.learning.kmeans import SphericalKMeans
 from sona.types import FloatArray, LearnedPattern, RouteStats
@@ -235,8 +236,8 @@ class ReasoningBank:
 
     def restore(self, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
         """Become what :meth:`arrays` and :meth:`facts` described."""
-        self._live = Cells.of(self.dim, _named(arrays, "live."), facts["live"])
-        self._residue = Cells.of(self.dim, _named(arrays, "residue."), facts["residue"])
+        self._live = Cells.of(self.dim, wire.under(arrays, "live."), facts["live"])
+        self._residue = Cells.of(self.dim, wire.under(arrays, "residue."), facts["residue"])
         ledger = arrays["ledger"].tolist()
         self._ids, self._created, self._used, self._last_used = ledger
         self._next_id = int(arrays["next_id"][0])
@@ -347,7 +348,3 @@ def _different(points: FloatArray, rows: int) -> NDArray[np.int64]:
 def _route_stats(count: float, total: float, squares: float) -> RouteStats:
     mean = total / count
     return RouteStats(count, mean, max(squares / count - mean * mean, 0.0))
-
-
-def _named(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

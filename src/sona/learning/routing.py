@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sona import wire
 from sona.errors import RangeError
 from sona.learning.buffer import TrajectoryBuffer
 from sona.learning.levels import Drift, Levels
@@ -366,15 +367,15 @@ class Router:
         What was remembered comes on top of this router's own capacity if it does not fit.
         """
         routes = [str(name) for name in facts["routes"]]
-        held = _part(arrays, "memory")
+        held = wire.under(arrays, "memory.")
         rows = len(held["embeddings"])
         capacity = self._buffer.capacity
         buffer = TrajectoryBuffer.from_arrays(
             self.dim, capacity if rows <= capacity else capacity + rows, held
         )
-        model = _part(arrays, "model")
-        self._levels = Levels.from_arrays(_part(arrays, "levels"))
-        self._drift = Drift.from_arrays(_part(arrays, "drift"))
+        model = wire.under(arrays, "model.")
+        self._levels = Levels.from_arrays(wire.under(arrays, "levels."))
+        self._drift = Drift.from_arrays(wire.under(arrays, "drift."))
         self._selectivity.gain, self._selectivity.rows = arrays["selectivity"].tolist()
         self._contest = arrays["contest"].copy()
         self._learned, self._folded = arrays["progress"].tolist()
@@ -517,8 +518,3 @@ class _Near:
         distance = 1.0 - similarities.astype(np.float64)
         width = _WIDTH * distance[min(_WIDTH_NEIGHBOUR, len(distance)) - 1]
         self.kernel: _Floats = self.mass * np.exp(-distance / max(width, 1e-4))
-
-
-def _part(arrays: dict[str, NDArray[Any]], part: str) -> dict[str, NDArray[Any]]:
-    prefix = part + "."
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
