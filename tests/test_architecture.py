@@ -17,7 +17,8 @@ FLOORS = [
     {"learning", "state", "installation"},
     {"engine"},
     {"federated"},
-    {"training", "service", "integrations", "cli"},
+    {"training", "service", "integrations"},
+    {"cli"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

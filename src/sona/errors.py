@@ -17,6 +17,7 @@ __all__ = [
     "NonFiniteError",
     "NotFittedError",
     "RangeError",
+    "ServiceError",
     "ShapeError",
     "SonaError",
     "StoreError",
@@ -66,6 +67,14 @@ class VersionError(FormatError):
 
 class StoreError(SonaError, RuntimeError):
     """A durable store refused to read or to commit."""
+
+
+class ServiceError(SonaError, ConnectionError):
+    """A service refused a request (``status`` says how) or could not be reached (None)."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class MissingExtraError(SonaError, ImportError):

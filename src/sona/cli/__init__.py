@@ -16,6 +16,8 @@ _COMMANDS = {
     "replay": "learn from a log of requests (JSON lines) and leave a state file",
     "inspect": "show what a state file holds",
     "route": "decide with a state file",
+    "serve": "run the coordinator as an HTTP service",
+    "token": "make, list and revoke tokens of a service",
     "config": "show version, backend and instruction sets",
 }
 

@@ -1,0 +1,122 @@
+"""All tenants of one service folder, and the lock that keeps a second service out of it.
+
+.. code-block:: text
+
+    STORE/
+      lock                 held while a service runs; the kernel frees it when the process dies
+      tokens.db            who may speak for whom
+      tenants/NAME/        config.json, store.db (what was accepted), history.db (what happened)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from sona.errors import StoreError
+from sona.service.limits import Limits
+from sona.service.metrics import Metrics
+from sona.service.telemetry import Telemetry
+from sona.service.tenant import CONFIG, Tenant
+from sona.service.tokens import TOKENS, TokenBook
+
+__all__ = ["TENANTS", "Tenants"]
+
+TENANTS = "tenants"
+
+
+class Tenants:
+    """The tenants of one folder, each opened once.
+
+    Parameters
+    ----------
+    folder : path_like
+        Created if missing.
+    limits : Limits
+    dim : int, optional
+        Dimension that a new tenant's embeddings must have; that of its first export if None.
+
+    Raises
+    ------
+    StoreError
+        If the folder cannot be used or another service uses it.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], limits: Limits, dim: int | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        self.limits = limits
+        self.metrics = Metrics()
+        self.telemetry = Telemetry()
+        self._dim = dim
+        self._open: dict[str, asyncio.Task[Tenant]] = {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _hold(self.folder / "lock")
+        except OSError as error:
+            raise StoreError(f"`store`: cannot use {str(folder)!r}: {error}") from error
+        self.tokens = TokenBook(self.folder / TOKENS)
+
+    async def open_all(self) -> None:
+        """Open every tenant that the folder holds."""
+        root = self.folder / TENANTS
+        names = (
+            sorted(p.name for p in root.iterdir() if (p / CONFIG).exists())
+            if (root.exists())
+            else []
+        )
+        await asyncio.gather(*(self.get(name) for name in names))
+
+    async def get(self, name: str) -> Tenant:
+        """Return a tenant, opening it when it is first asked for."""
+        task = self._open.get(name)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = self._open[name] = asyncio.create_task(self._make(name))
+        return await asyncio.shield(task)
+
+    @property
+    def opened(self) -> list[Tenant]:
+        """The tenants that are open."""
+        done = (t for t in self._open.values() if t.done() and not t.cancelled())
+        return [task.result() for task in done if task.exception() is None]
+
+    async def close(self) -> None:
+        """Finish what was accepted and close all files."""
+        for tenant in self.opened:
+            await tenant.close()
+        self.tokens.close()
+        os.close(self._lock)
+
+    async def _make(self, name: str) -> Tenant:
+        tenant = Tenant(
+            name,
+            self.folder / TENANTS / name,
+            self.limits,
+            self.metrics,
+            self.telemetry,
+            self._dim,
+        )
+        await tenant.open()
+        return tenant
+
+
+def _hold(path: Path) -> int:
+    """Lock a file until the process ends."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise StoreError(
+            f"`store`: another service uses {str(path.parent)!r}; one service owns a folder"
+        ) from None
+    return handle
