@@ -14,10 +14,11 @@ FLOORS = [
     {"errors"},
     {"types", "checks", "config"},
     {"wire", "_core"},
-    {"learning", "state", "installation"},
+    {"learning", "state", "installation", "request_log"},
     {"engine"},
     {"federated"},
-    {"training", "service", "integrations"},
+    {"training", "metrics"},
+    {"service", "integrations"},
     {"cli"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

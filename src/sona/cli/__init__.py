@@ -13,7 +13,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "demo": "watch a fleet learn to route handwritten digits",
-    "replay": "learn from a log of requests (JSON lines) and leave a state file",
+    "replay": "learn from a log of requests (JSON lines or Parquet) and leave a state file",
     "inspect": "show what a state file holds",
     "route": "decide with a state file",
     "serve": "run the coordinator as an HTTP service",
