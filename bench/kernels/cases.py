@@ -178,7 +178,7 @@ def step_case(n: int = 100, k: int = 5) -> Case:
     index = PatternIndex(DIM)
     index.add(centroids)
     out = np.empty(DIM, np.float32)
-    rule = (1.0, indices, similarities, 0.1, 1e-6, 0.0, 1.0)
+    rule = (1.0, indices, similarities, 0.1, 1e-6, 0.0, 1.0, 0.1)
 
     def apply_and_search() -> Any:
         adapter.apply(x, out)

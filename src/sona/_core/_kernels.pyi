@@ -53,6 +53,7 @@ def decision_step(
     rate: float,
     decay: float,
     max_norm: float,
+    damping: float,
 ) -> float: ...
 def unit_rows(x: FloatArray) -> FloatArray: ...
 def assign(

@@ -4,6 +4,7 @@
 """Native twins of `sona._core.reference`: check, borrow the memory, call. No algorithm is here."""
 
 cimport cython
+from libc.math cimport INFINITY
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
 from libc.stdlib cimport free, malloc
 
@@ -38,7 +39,7 @@ cdef extern from "core.h" namespace "sona" nogil:
         const float* errors
         Py_ssize_t width
     cdef struct DecisionStep:
-        float target, temperature, rate, decay, max_norm
+        float target, temperature, rate, decay, max_norm, damping
     int capability_count()
     const char* capability_name(int i)
     int capability_active()
@@ -238,7 +239,7 @@ cdef class LowRankAdapter:
 
 
 def decision_step(adapter, x, centroids, values, target, indices, similarities, temperature, rate,
-                  decay, max_norm):
+                  decay, max_norm, damping):
     cdef LowRankAdapter own = adapter
     cdef Py_ssize_t n, k
     cdef float* scratch
@@ -255,10 +256,11 @@ def decision_step(adapter, x, centroids, values, target, indices, similarities, 
             and active().rows.all_finite(<const float*>sona_data(x), own.dim)):
         contracts.check_step(own.dim, x, centroids, values, indices, similarities)
     step.target, step.temperature, step.rate = target, temperature, rate
-    step.decay, step.max_norm = decay, max_norm
+    step.decay, step.max_norm, step.damping = decay, max_norm, damping
     if not (0.0 <= step.target <= 1.0 and step.temperature > 0.0 and step.rate >= 0.0
-            and 0.0 <= step.decay <= 1.0 and step.max_norm > 0.0):
-        contracts.check_rule(target, temperature, rate, decay, max_norm)
+            and 0.0 <= step.decay <= 1.0 and step.max_norm > 0.0
+            and 0.0 < step.damping < INFINITY):
+        contracts.check_rule(target, temperature, rate, decay, max_norm, damping)
     n = sona_dim(centroids, 0)
     k = sona_dim(indices, 0)
     # The GIL keeps a second step out; without one this does.

@@ -134,7 +134,12 @@ def check_top_k(
 
 
 def check_rule(
-    target: float, temperature: float, rate: float, decay: float, max_norm: float
+    target: float,
+    temperature: float,
+    rate: float,
+    decay: float,
+    max_norm: float,
+    damping: float,
 ) -> None:
     """Raise RangeError unless the numbers of a decision step make sense (NaN never does)."""
     if not 0.0 <= target <= 1.0:
@@ -147,6 +152,8 @@ def check_rule(
         raise RangeError(f"`decay` must be in [0, 1]; got {decay}")
     if not max_norm > 0.0:
         raise RangeError(f"`max_norm` must be positive; got {max_norm}")
+    if not 0.0 < damping < np.inf:
+        raise RangeError(f"`damping` must be positive; got {damping}")
 
 
 def refuse_label(

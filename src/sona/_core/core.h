@@ -24,7 +24,7 @@ Index lora_apply_bits(const float* weights, Index dim, Index rank, float scaling
                       const uint16_t* x, Index n, uint16_t* y) noexcept;
 
 struct DecisionStep {
-    float target, temperature, rate, decay, max_norm;
+    float target, temperature, rate, decay, max_norm, damping;
 };
 // floats of scratch that decision_step needs
 Index decision_scratch(Index dim, Index rank, Index k);

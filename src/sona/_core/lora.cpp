@@ -52,7 +52,33 @@ Index lora_apply_bits(const float* weights, Index dim, Index rank, float scaling
     return n;
 }
 
-Index decision_scratch(Index dim, Index rank, Index k) { return 2 * dim + 2 * rank + k; }
+Index decision_scratch(Index dim, Index rank, Index k) {
+    return 2 * dim + 2 * rank + rank * rank + k;
+}
+
+// v <- (s^2 R R^T + damping)^-1 v for the rows R of a factor: Cholesky, rank by rank. The factor
+// is positive definite by at least the damping, so no pivot vanishes.
+static void divide_by_gram(const float* factor, Index dim, Index rank, float scaling,
+                           float damping, float* gram, float* v) noexcept {
+    const RowKernels& rows = *active().rows;
+    for (Index j = 0; j < rank; ++j) rows.dots(factor, j + 1, dim, factor + j * dim, gram + j * rank);
+    for (Index j = 0; j < rank; ++j) {
+        float* row = gram + j * rank;
+        for (Index i = 0; i <= j; ++i) {
+            double sum = (double)scaling * scaling * row[i] + (i == j ? damping : 0.0);
+            for (Index l = 0; l < i; ++l) sum -= (double)row[l] * gram[i * rank + l];
+            row[i] = (float)(i < j ? sum / gram[i * rank + i] : sqrt(sum > damping ? sum : damping));
+        }
+        double sum = v[j];
+        for (Index l = 0; l < j; ++l) sum -= (double)row[l] * v[l];
+        v[j] = (float)(sum / row[j]);
+    }
+    for (Index j = rank; j-- > 0;) {
+        double sum = v[j];
+        for (Index l = j + 1; l < rank; ++l) sum -= (double)gram[l * rank + j] * v[l];
+        v[j] = (float)(sum / gram[j * rank + j]);
+    }
+}
 
 // The rule. With h = A x, y = x + s B h, u = y / |y|, z_j = u . p_j over the k nearest patterns,
 // a = softmax(z / T), e = sum a_j v_j and the loss L = -[t log e + (1 - t) log(1 - e)]:
@@ -61,9 +87,11 @@ Index decision_scratch(Index dim, Index rank, Index k) { return 2 * dim + 2 * ra
 //   g = dL/dy = (sum_j w_j p_j - (sum_j w_j z_j) u) / |y|
 //   dL/dA = s (B^T g) x^T              dL/dB = s g h^T
 //
-// Both gradients are outer products, so their norm is known without forming them. The joint norm
-// is clipped to max_norm and W <- (1 - decay) W - rate dL/dW. Where the gradient is zero nothing
-// moves: noise is never scaled up to a unit step.
+// Each is divided by the Gram matrix of the other factor, which changes B^T g and h only:
+// GA = (s^2 B^T B + damping)^-1 dL/dA, GB = dL/dB (s^2 A A^T + damping)^-1. Both stay outer
+// products, so their norm is known without forming them. The joint norm is clipped to max_norm and
+// W <- (1 - decay) W - rate G. Where the gradient is zero nothing moves: noise is never scaled up
+// to a unit step.
 double decision_step(float* weights, Index dim, Index rank, float scaling, const float* x,
                      const float* centroids, Index n, const float* values, Index k,
                      const DecisionStep& step, int64_t* indices, float* similarities,
@@ -74,7 +102,8 @@ double decision_step(float* weights, Index dim, Index rank, float scaling, const
     float* g = y + dim;
     float* hidden = g + dim;
     float* back = hidden + rank;
-    float* weight = back + rank;
+    float* gram = back + rank;
+    float* weight = gram + rank * rank;
 
     lora.project(weights, dim, rank, x, hidden);
     for (Index j = 0; j < rank; ++j) back[j] = scaling * hidden[j];
@@ -123,6 +152,8 @@ double decision_step(float* weights, Index dim, Index rank, float scaling, const
 
     rows.dots(x, 1, dim, x, &x_square);
     rows.dots(weights + rank * dim, rank, dim, g, back);
+    divide_by_gram(weights + rank * dim, dim, rank, scaling, step.damping, gram, back);
+    divide_by_gram(weights, dim, rank, scaling, step.damping, gram, hidden);
     double a_square = 0.0, b_square = 0.0;
     for (Index j = 0; j < rank; ++j) {
         a_square += (double)back[j] * back[j];

@@ -214,6 +214,7 @@ def decision_step(
     rate: float,
     decay: float,
     max_norm: float,
+    damping: float,
 ) -> float:
     """Learn one outcome: descend the loss of the bank's own decision through the adapter.
 
@@ -225,9 +226,14 @@ def decision_step(
         g = dL/dy = (sum_j w_j p_j - (sum_j w_j z_j) u) / |y|
         dL/dA = s (B^T g) x^T              dL/dB = s g h^T
 
-    The joint norm of both gradients is clipped to `max_norm`, then
-    W <- (1 - decay) W - rate dL/dW. Where the gradient is zero (nothing to tell apart, a zero
-    vector, weights all zero) nothing moves, decay included.
+    Each factor's gradient is divided by the Gram matrix of the other one,
+
+        GA = (s^2 B^T B + damping)^-1 dL/dA    GB = dL/dB (s^2 A A^T + damping)^-1
+
+    so that a step means the same for the map whatever share of it either factor carries. The
+    joint norm of GA and GB is clipped to `max_norm`, then W <- (1 - decay) W - rate G. Where the
+    gradient is zero (nothing to tell apart, a zero vector, weights all zero) nothing moves, decay
+    included.
 
     Parameters
     ----------
@@ -248,7 +254,9 @@ def decision_step(
     temperature : float
         Of the softmax over similarities, positive.
     rate, decay, max_norm : float
-        Learning rate, share of the weights that each step forgets, bound of the gradient's norm.
+        Learning rate, share of the weights that each step forgets, bound of the norm of G.
+    damping : float
+        Positive; what keeps the Gram matrix of a factor near zero from being inverted.
 
     Returns
     -------
@@ -264,9 +272,14 @@ def decision_step(
     -----
     Costs 2 * n * dim operations for the search and about (2 * k + 12 * rank) * dim for the rest.
     One step at a time per adapter; the native twin allocates nothing in the steady state.
+
+    References
+    ----------
+    Zhang and Pilanci, "Riemannian preconditioned LoRA for fine-tuning foundation models", ICML
+    2024.
     """
     contracts.check_step(adapter.dim, x, centroids, values, indices, similarities)
-    contracts.check_rule(target, temperature, rate, decay, max_norm)
+    contracts.check_rule(target, temperature, rate, decay, max_norm, damping)
     scaling = adapter.scaling
     hidden = adapter.lora_A @ x
     y = adapter.apply(x)
@@ -290,7 +303,8 @@ def decision_step(
     g = (pull @ centroids[indices] - (pull @ similarities) * u) / norm
     if not np.linalg.norm(g) > _NOISE * np.abs(pull).sum() / norm:
         return expected
-    back = adapter.lora_B.T @ g
+    back = _divided(adapter.weights[adapter.rank :], scaling, damping, adapter.lora_B.T @ g)
+    hidden = _divided(adapter.lora_A, scaling, damping, hidden)
     length = abs(scaling) * np.sqrt((back @ back) * (x @ x) + (hidden @ hidden) * (g @ g))
     if length > 0.0 and np.isfinite(length):
         step = rate * scaling * min(1.0, max_norm / length)
@@ -298,6 +312,15 @@ def decision_step(
         adapter.lora_B = (1.0 - decay) * adapter.lora_B - step * np.outer(g, hidden)
         adapter.lora_A = new_A
     return expected
+
+
+def _divided(rows: FloatArray, scaling: float, damping: float, values: FloatArray) -> FloatArray:
+    """Return (s^2 R R^T + damping)^-1 v for the rows R of a factor."""
+    wide = rows.astype(np.float64)
+    gram = scaling * scaling * (wide @ wide.T)
+    gram[np.diag_indices(len(gram))] += damping
+    solved: FloatArray = np.linalg.solve(gram, values.astype(np.float64))
+    return solved
 
 
 def unit_rows(x: FloatArray) -> FloatArray:
