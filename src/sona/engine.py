@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from sona import _core, state
 from sona.checks import check_count, check_number, check_text
 from sona.config import SonaConfig
-from sona.errors import ConfigError, DTypeError, FormatError, RangeError
+from sona.errors import ConfigError, DTypeError, FormatError, RangeError, ShapeError
 from sona.learning.adaptation import Adaptation, Fitted
 from sona.learning.layer import LayerMemory
 from sona.learning.routing import Router
+from sona.learning.sketch import Sketch
 from sona.learning.trajectory import TrajectoryBuilder
 from sona.state import EngineState
 from sona.types import (
@@ -181,6 +183,30 @@ class SonaEngine:
             with self._lock:
                 self._absorb(trajectory)
 
+    def submit_sketch(self, summary: Sketch) -> None:
+        """Learn from what many outcomes amount to; adapters learn nothing from it.
+
+        Parameters
+        ----------
+        summary : Sketch
+            From :func:`sona.learning.sketch.sketch`; its numbers are taken as they are.
+
+        Raises
+        ------
+        ShapeError
+            If it has another dimension; the engine is as it was.
+        """
+        if summary.dim != self._dim:
+            raise ShapeError(f"`summary` must have dimension {self._dim}; got {summary.dim}")
+        if not self._enabled:
+            return
+        with self._lock:
+            threshold = self._config.quality_threshold
+            self._router.absorb(summary)
+            self._queries.bank.absorb(summary, threshold)
+            for _, _, quality, count in summary.outcomes():
+                self._tally.count(quality, quality >= threshold, int(count))
+
     # Adapting
 
     def apply_micro_lora(self, x: ArrayLike, out: FloatArray | None = None) -> FloatArray:
@@ -322,6 +348,22 @@ class SonaEngine:
         with self._lock:
             return self._queries.bank.patterns()
 
+    def pattern_ids(self, embeddings: ArrayLike) -> NDArray[np.int64]:
+        """Return the pattern that each request falls in, by its direction before adaptation.
+
+        Parameters
+        ----------
+        embeddings : array_like of shape (n, embedding_dim)
+
+        Returns
+        -------
+        ndarray of shape (n,), int64
+            Ids; -1 while there is no pattern.
+        """
+        rows = _core.as_matrix(embeddings, self._dim, "embeddings")
+        with self._lock:
+            return self._queries.bank.ids_of(rows)
+
     # Background loop
 
     def tick(self) -> LearnResult | None:
@@ -440,7 +482,9 @@ class SonaEngine:
         """
         return cls.from_bytes(state.read(path))
 
-    def knowledge(self, source: str, k: int | None = None) -> EngineState:
+    def knowledge(
+        self, source: str, k: int | None = None, only: Collection[int] | None = None
+    ) -> EngineState:
         """Return what another engine can start with: patterns, router, adapters; no counters.
 
         Parameters
@@ -449,13 +493,20 @@ class SonaEngine:
             Who hands it on.
         k : int, optional
             Only the `k` largest patterns; all if not given.
+        only : collection of int, optional
+            Ids of the patterns that may be handed on, and with them remembered outcomes near
+            them; all if not given.
         """
         check_text("source", source)
         if k is not None:
             k = check_count("k", k)
         with self._lock:
-            queries = self._queries.handed_on(k)
-            router = self._router.handed_on()
+            queries = self._queries.handed_on(k, only)
+            rows = None
+            if only is not None:
+                near = self._queries.bank.ids_of(self._router.memory.embeddings)
+                rows = np.isin(near, np.array(sorted(only), np.int64))
+            router = self._router.handed_on(rows)
             arrays = {
                 "queries": queries.arrays(),
                 "router": router.arrays(),
@@ -528,7 +579,7 @@ class SonaEngine:
         memory.observe(_unit(step.activations), trajectory.route, step.reward, accepted)
 
     def _fit(self, key: LayerKey, memory: LayerMemory) -> Fitted:
-        if len(memory.bank) < 2:  # nothing to tell apart
+        if len(memory.bank) < 2 or not len(memory):  # nothing to tell apart, or to learn from
             return Fitted()
         remembered, fresh = memory.lessons()
         return self._adaptation.consolidate(fresh, memory.bank.centroids, key, remembered)
@@ -614,12 +665,12 @@ class _Tally(msgspec.Struct):
     cycles: int = 0
     quality: float = 0.0
 
-    def count(self, quality: float, accepted: bool) -> None:
-        self.seen += 1
-        self.pending += 1
-        self.accepted += accepted
-        self.pending_accepted += accepted
-        self.quality += quality
+    def count(self, quality: float, accepted: bool, times: int = 1) -> None:
+        self.seen += times
+        self.pending += times
+        self.accepted += times * accepted
+        self.pending_accepted += times * accepted
+        self.quality += times * quality
 
 
 def _unit(x: FloatArray) -> FloatArray:

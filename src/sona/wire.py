@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sona.errors import FormatError, IntegrityError, VersionError
 
-__all__ = ["decode_json", "digest", "pack", "under", "unpack"]
+__all__ = ["decode_json", "digest", "kind_of", "pack", "under", "unpack"]
 
 #: A larger message is refused before it is parsed.
 MAX_BYTES = 1 << 30
@@ -114,6 +114,17 @@ def unpack(
     return decode_json(metadata.header, header_type), tensors
 
 
+def kind_of(data: bytes | bytearray | memoryview) -> str:
+    """Return what an envelope says it holds; nothing else of it is read.
+
+    Raises
+    ------
+    FormatError
+        If it is no envelope.
+    """
+    return _read_metadata(data).kind
+
+
 def decode_json(text: str | bytes, schema: type[_HeaderT]) -> _HeaderT:
     """Parse JSON by a schema; the error names the place, as in ``$.stats.avg_quality``."""
     try:
@@ -137,7 +148,7 @@ def digest(header: Any, tensors: Mapping[str, NDArray[Any]]) -> str:
     return sha.hexdigest()
 
 
-def _read_metadata(raw: bytes) -> _Metadata:
+def _read_metadata(raw: bytes | bytearray | memoryview) -> _Metadata:
     length = int.from_bytes(raw[:8], "little")
     if len(raw) < 8 or length > len(raw) - 8:
         raise FormatError(f"`data` is not a sona message: {len(raw)} bytes hold no complete head")

@@ -9,14 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from sona import _core
 from sona.checks import check_text
 from sona.config import SonaConfig
 from sona.engine import SonaEngine
-from sona.federated.export import AgentExport, AgentExportStats, TrajectoryTable
+from sona.federated.export import AgentExport, AgentExportStats
+from sona.federated.table import TrajectoryTable
 from sona.federated.warm_start import WarmStart
+from sona.learning.sketch import sketch
 from sona.types import ArrayLike, FloatArray, LearnResult, RouteDecision
 
 __all__ = ["EphemeralAgent"]
+
+_COMPACT_BYTES = 8_000
 
 
 class EphemeralAgent:
@@ -168,10 +173,21 @@ class EphemeralAgent:
         """Run a background cycle now; see :meth:`SonaEngine.force_learn`."""
         return self._engine.force_learn()
 
-    def export_state(self) -> AgentExport:
+    def export_state(self, *, compact: bool = False) -> AgentExport:
         """Return everything this session learned from.
 
         May be called again: a later export supersedes the earlier ones at the coordinator.
+
+        Parameters
+        ----------
+        compact : bool, default False
+            Send what the outcomes amount to instead of each: at most 8,000 bytes without a
+            single query. Contexts and times stay behind, and adapters learn nothing from it.
+
+        Raises
+        ------
+        RangeError
+            If there are so many routes that not even one cell of a sketch fits.
         """
         with self._lock:
             count = len(self._quality)
@@ -188,7 +204,18 @@ class EphemeralAgent:
             float(table.quality.mean()) if count else 0.0,
             self._engine.stats().patterns_stored,
         )
-        return AgentExport(self._agent_id, table, stats, duration, self._started_ms + duration)
+        now = self._started_ms + duration
+        if not compact or not count:
+            return AgentExport(self._agent_id, table, stats, duration, now)
+        units = _core.unit_rows(table.embeddings)
+        room = _COMPACT_BYTES
+        while True:
+            summary = sketch(units, table.routes, table.quality, room)
+            export = AgentExport(self._agent_id, (), stats, duration, now, summary)
+            excess = len(export.to_bytes()) - _COMPACT_BYTES  # what surrounds the sketch, at first
+            if excess <= 0:
+                return export
+            room = min(room, summary.nbytes) - excess
 
     def __repr__(self) -> str:
         return f"EphemeralAgent({self._agent_id!r}, trajectories={self.trajectory_count})"

@@ -1,18 +1,20 @@
 """The long-lived side of a fleet: takes exports in, learns from all of them, hands it on.
 
 The coordinator's knowledge is a function of the set of sessions it holds, not of the order in
-which they came: :meth:`FederatedCoordinator.force_consolidate` learns anew from all sessions in
-canonical order. Between two consolidations new outcomes are learned as they arrive, so that a
-decision never waits for the next consolidation.
+which they came: :meth:`FederatedCoordinator.force_consolidate` learns anew from all of them, in
+a new engine beside the one that serves. Between two consolidations outcomes are learned as they
+arrive, so that a decision never waits for the next one.
+
+Exports live in the store; in memory are some hundred bytes per session and an engine of bounded
+size.
 """
 
 from __future__ import annotations
 
-import threading
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,34 +22,27 @@ from numpy.typing import NDArray
 from sona.checks import check_count, check_quality, check_text
 from sona.config import SonaConfig
 from sona.engine import SonaEngine
+from sona.errors import RangeError, StoreError
 from sona.federated import trust
-from sona.federated.export import AgentExport, TrajectoryTable
+from sona.federated.export import AgentExport
+from sona.federated.learner import Learner
+from sona.federated.merge import Ledger
 from sona.federated.records import (
     AgentContribution,
     AggregationResult,
     CoordinatorMetrics,
     CoordinatorStats,
+    Decision,
+    Snapshot,
+    Standing,
 )
-from sona.federated.store import ExportStore
+from sona.federated.store import Store, open_store
 from sona.federated.warm_start import WarmStart
-from sona.types import ArrayLike, LearnedPattern, LearnResult, RouteDecision, Trajectory
+from sona.types import ArrayLike, LearnedPattern, LearnResult, RouteDecision
 
 __all__ = ["FederatedCoordinator"]
 
-
-class _Session(NamedTuple):
-    """What the coordinator holds of one agent session."""
-
-    export: AgentExport
-    valid: NDArray[np.bool_]
-
-    @property
-    def table(self) -> TrajectoryTable:
-        return self.export.trajectories
-
-    @property
-    def quality(self) -> NDArray[np.float64]:
-        return self.table.quality[self.valid]
+_log = logging.getLogger(__name__)
 
 
 class FederatedCoordinator:
@@ -60,10 +55,14 @@ class FederatedCoordinator:
     config : SonaConfig, optional
         Settings of the master engine; the coordinator preset if not given. Its
         ``quality_threshold`` is where :attr:`quality_threshold` starts.
-    store : path_like, optional
-        SQLite file for what was accepted. With it, :meth:`aggregate` returns after the export is
-        committed, and a coordinator opened on the same file knows all of it again. None keeps
-        everything in memory.
+    store : path_like, str or Store, optional
+        Where exports and what was learned are kept: a SQLite file, or a ``postgresql://``
+        address. :meth:`aggregate` returns after the commit, and a coordinator opened on the same
+        store knows all of it again; several may share one. None keeps exports in a private
+        temporary file that ends with the process.
+    min_agents : int, default 1
+        Agents that must back a pattern before it is handed out: 1 leaves no small fleet cold,
+        3 suits a fleet that strangers may join.
 
     Raises
     ------
@@ -72,7 +71,8 @@ class FederatedCoordinator:
 
     Notes
     -----
-    Safe to use from several threads.
+    Safe to use from several threads. Deciding and handing out warm starts never waits for a
+    consolidation.
 
     Examples
     --------
@@ -96,37 +96,29 @@ class FederatedCoordinator:
         self,
         coordinator_id: str,
         config: SonaConfig | None = None,
-        store: str | PathLike[str] | None = None,
+        store: str | PathLike[str] | Store | None = None,
+        *,
+        min_agents: int = 1,
     ) -> None:
         self._id = check_text("coordinator_id", coordinator_id)
-        self._config = SonaConfig.for_coordinator() if config is None else config
-        self._lock = threading.RLock()
-        self._quality_threshold = self._config.quality_threshold
-        self._consolidation_interval = 50
-        self._sessions: dict[tuple[str, int], _Session] = {}
-        # Running counts, so that taking an export in never scans what is held already.
-        self._sessions_of: Counter[str] = Counter()
-        self._accepted = 0
-        self._fresh_agents: set[str] = set()  # with a new session since the last consolidation
+        self._min_agents = check_count("min_agents", min_agents)
         self._events: Counter[str] = Counter()
-        self._engine = self._new_engine()
-        self._store = None if store is None else ExportStore(store)
-        if self._store is not None:
-            for export in self._store:
-                valid, _ = trust.screen(export, self._config.embedding_dim_)
-                self._hold(export.session, _Session(export, valid))
-            if self._sessions:
-                self._relearn()
+        self._store = open_store(store)
+        self._learner = Learner(
+            SonaConfig.for_coordinator() if config is None else config, self._store
+        )
 
     @classmethod
     def default_coordinator(
         cls,
         coordinator_id: str,
         hidden_dim: int = 384,
-        store: str | PathLike[str] | None = None,
+        store: str | PathLike[str] | Store | None = None,
     ) -> FederatedCoordinator:
         """Make a coordinator with the coordinator preset."""
         return cls(coordinator_id, SonaConfig.for_coordinator(hidden_dim=hidden_dim), store)
+
+    # Settings
 
     @property
     def coordinator_id(self) -> str:
@@ -138,93 +130,99 @@ class FederatedCoordinator:
         """Quality from which a trajectory is accepted, that is, may shape patterns and adapters.
 
         The outcome of a rejected trajectory still counts in the route statistics. Setting it
-        judges everything held anew.
+        judges everything held anew and consolidates.
         """
-        return self._quality_threshold
+        return self._learner.config.quality_threshold
 
     @quality_threshold.setter
     def quality_threshold(self, value: float) -> None:
-        value = check_quality("quality_threshold", value)
-        with self._lock:
-            if value != self._quality_threshold:
-                self._quality_threshold = value
-                self._accepted = sum(map(self._count_accepted, self._sessions.values()))
-                self._relearn()
+        self._learner.judge_by(check_quality("quality_threshold", value))
 
     @property
     def consolidation_interval(self) -> int:
         """Number of new agents after which :meth:`aggregate` consolidates; at least 1."""
-        return self._consolidation_interval
+        return self._learner.interval
 
     @consolidation_interval.setter
     def consolidation_interval(self, value: int) -> None:
-        self._consolidation_interval = check_count("consolidation_interval", value)
+        self._learner.interval = check_count("consolidation_interval", value)
+
+    @property
+    def min_agents(self) -> int:
+        """Agents that must back a pattern before it is handed out."""
+        return self._min_agents
 
     @property
     def master_engine(self) -> SonaEngine:
-        """The engine that holds what the fleet has learned."""
-        return self._engine
+        """The engine that holds what the fleet has learned; a consolidation replaces it."""
+        return self._learner.knowledge.engine
 
-    def aggregate(self, export: AgentExport) -> AggregationResult:
+    @property
+    def store(self) -> Store:
+        """The store: its decisions, backups and checks."""
+        return self._store
+
+    # Taking in
+
+    def aggregate(self, export: AgentExport, *, consolidate: bool = True) -> AggregationResult:
         """Take an export in.
 
         Parameters
         ----------
         export : AgentExport
+        consolidate : bool, default True
+            Whether to consolidate in this call where that is due. With False somebody else has
+            to call :meth:`tick`.
 
         Returns
         -------
         AggregationResult
             What was accepted and what was not, with reasons. An export that was seen before, or
-            that a later export of its session has superseded, changes nothing.
+            that a later export of its session has superseded, changes nothing; so does one whose
+            agent or session was withdrawn, or whose agent has too many strikes.
 
         Raises
         ------
         ShapeError
             If the embeddings have another dimension.
         RangeError
-            If most of the export is malformed.
+            If most of the export is malformed; that is a strike against its agent.
         StoreError
             If it could not be committed.
 
         Whatever is raised, the coordinator is as it was.
+
+        Notes
+        -----
+        A later export of a session that only adds rows teaches those rows. One that says
+        something else counts at once and is learned by the next consolidation.
         """
         if not isinstance(export, AgentExport):
             raise TypeError(f"`export` must be an AgentExport; got {type(export).__name__}")
+        if self._learner.roster.strikes(export.agent_id) >= trust.MAX_STRIKES:
+            reason = f"agent has {trust.MAX_STRIKES} strikes"
+            self._refuse(export, reason, strike=False)
+            return self._result(export, 0, {reason: export.rows})
         try:
-            valid, reasons = trust.screen(export, self._config.embedding_dim_)
-        except ValueError:
-            with self._lock:
-                self._events["refused"] += 1
+            valid, reasons = trust.screen(export, self._learner.config.embedding_dim_)
+        except ValueError as error:
+            self._refuse(export, str(error), strike=isinstance(error, RangeError))
             raise
-        below = valid & (export.trajectories.quality < self._quality_threshold)
-        if below.any():
-            reasons["quality below threshold"] = int(below.sum())
-        session = _Session(export, valid)
-        with self._lock:
-            held = self._sessions.get(export.session)
-            duplicate = held is not None and session.export.order <= held.export.order
-            consolidated = False
-            if duplicate:
-                self._events["duplicate"] += 1
-            else:
-                if self._store is not None:
-                    self._store.put(export)
-                self._events["aggregated"] += 1
-                consolidated = self._take_in(export.session, session, held)
-            return AggregationResult(
-                agent_id=export.agent_id,
-                trajectories_accepted=int(valid.sum() - below.sum()),
-                trajectories_rejected=len(valid) - int(valid.sum() - below.sum()),
-                consolidated=consolidated,
-                total_agents=self.agent_count,
-                total_trajectories=self.total_trajectories,
-                duplicate=duplicate,
-                reasons=dict(reasons),
-            )
+        summary = trust.summarise(export, valid, self.quality_threshold)
+        if summary.rows > summary.accepted:
+            reasons["quality below threshold"] = summary.rows - summary.accepted
+        ruling, sequence = self._store.put(export, summary, reasons)
+        self._count(ruling)
+        self._learner.catch_up({sequence: (export, valid)})
+        if ruling == "withdrawn":
+            return self._result(export, 0, {"agent or session was withdrawn": export.rows})
+        consolidated = consolidate and self._learner.tick(on_time=False) is not None
+        return self._result(
+            export, summary.accepted, reasons, consolidated, duplicate=ruling == "duplicate"
+        )
 
     def merge(self, other: FederatedCoordinator) -> int:
-        """Take in every session that another coordinator holds.
+        """Take in every session that another coordinator holds, and every withdrawal.
 
         Merging is commutative, associative and idempotent: whoever merges with whom and in which
         order, coordinators that have heard of the same sessions know the same once they
@@ -240,47 +238,175 @@ class FederatedCoordinator:
         ShapeError
             If the other's embeddings have another dimension.
         """
-        return sum(not self.aggregate(export).duplicate for export in other.exports)
+        self.heed(other.ledger)
+        taken = 0
+        for export in other.missing(self.ledger):
+            taken += not self.aggregate(export).duplicate
+        return taken
 
     @property
-    def exports(self) -> list[AgentExport]:
-        """The latest export of every session, in canonical order."""
-        with self._lock:
-            return [self._sessions[key].export for key in sorted(self._sessions)]
+    def ledger(self) -> Ledger:
+        """Who contributed what, as a value that merges and travels."""
+        return self._learner.ledger
+
+    def missing(self, ledger: Ledger) -> Iterator[AgentExport]:
+        """Exports held here that the holder of `ledger` lacks, in canonical order."""
+        for session in self.ledger.news_for(ledger):
+            found = self._store.export(session)
+            if found is not None:
+                yield found[1]
+
+    def heed(self, ledger: Ledger) -> bool:
+        """Learn from another coordinator's ledger who was withdrawn; True if anybody new was.
+
+        Consolidates if what was withdrawn had been learned here.
+        """
+        mine = self.ledger
+        epochs = {a: epoch for a, epoch in ledger.epochs.items() if epoch > mine.epoch(a)}
+        dead = mine.graves_in(ledger)
+        for agent_id, epoch in epochs.items():
+            self._store.set_agent(agent_id, epoch=epoch)
+        if dead:
+            self._store.withdraw_sessions(dead)
+        self._learner.catch_up()
+        return bool(epochs or dead)
+
+    @property
+    def exports(self) -> Iterator[AgentExport]:
+        """The latest export of every session, in canonical order, read one by one."""
+        return self.missing(Ledger())
+
+    # Who takes part
+
+    def withdraw(self, agent_id: str) -> None:
+        """Take an agent out, as if it had never been heard of, and keep it out.
+
+        Its exports and every snapshot are deleted and everything else is learned anew before
+        this returns. What it sends from now on changes nothing, and its sessions that were known
+        stay withdrawn for ever; see :meth:`readmit`.
+
+        Raises
+        ------
+        StoreError
+            If it could not be committed; nothing was changed.
+        """
+        epoch = self.ledger.epoch(check_text("agent_id", agent_id))
+        if not epoch % 2:
+            self._store.set_agent(agent_id, epoch=epoch + 1)
+            self._learner.catch_up()
+
+    def readmit(self, agent_id: str) -> None:
+        """Let a withdrawn agent take part again, with sessions that were never seen before."""
+        epoch = self.ledger.epoch(check_text("agent_id", agent_id))
+        if epoch % 2:
+            self._store.set_agent(agent_id, epoch=epoch + 1)
+            self._learner.catch_up()
+
+    @property
+    def withdrawn(self) -> list[str]:
+        """Agents that are withdrawn now."""
+        return sorted(agent for agent, epoch in self.ledger.epochs.items() if epoch % 2)
+
+    @property
+    def reputation(self) -> dict[str, Standing]:
+        """How the last consolidation judged each agent, with its strikes up to now."""
+        judged, struck = self._learner.standings, self._learner.struck
+        return {
+            agent: judged.get(agent, Standing()).with_strikes(struck.get(agent, 0))
+            for agent in sorted({*judged, *struck})
+        }
+
+    def reset_reputation(self, agent_id: str) -> None:
+        """Forgive an agent its strikes, and let it in until it is judged again."""
+        self._store.set_agent(check_text("agent_id", agent_id), strikes=0)
+        self._learner.forgive(agent_id)
+
+    # Learning
+
+    @property
+    def due(self) -> bool:
+        """Whether enough new agents have contributed for a consolidation."""
+        return self._learner.due
+
+    def tick(self) -> LearnResult | None:
+        """Consolidate if that is due; None otherwise. For a thread that learns beside requests.
+
+        Due is also whatever has waited for ``config.background_interval_ms``. Takes in what
+        other coordinators on the same store have committed, too.
+        """
+        self._learner.catch_up()
+        return self._learner.tick(on_time=True)
 
     def force_consolidate(self) -> LearnResult:
-        """Learn anew from everything held, in canonical order.
+        """Learn anew from everything held, in canonical order; ends a :meth:`rollback`.
 
         Returns
         -------
         LearnResult
-            What the learning did. Cost: linear in the trajectories held.
+            What the learning did. Cost: linear in the trajectories held; deciding, taking in and
+            handing out go on meanwhile.
         """
-        with self._lock:
-            return self._relearn()
+        self._learner.catch_up()
+        return self._learner.consolidate()
+
+    def snapshots(self) -> list[Snapshot]:
+        """Learned states that can be rolled back to, the newest first.
+
+        Every consolidation on a durable store leaves one and keeps the newest three.
+        """
+        return self._store.snapshots()
+
+    def snapshot(self) -> int:
+        """Keep what is known now; returns the version."""
+        return self._learner.snapshot()
+
+    def rollback(self, version: int) -> None:
+        """Go back to a snapshot and stay there, also over a restart.
+
+        Exports are taken in and kept meanwhile but not learned; :meth:`force_consolidate` learns
+        from all of them again. Withdraw whoever spoiled it first.
+
+        Raises
+        ------
+        RangeError
+            If there is no such snapshot, or it was made with other settings.
+        FormatError
+            If it is damaged; it is set aside.
+        """
+        self._learner.rollback(check_count("version", version))
+
+    # Handing on
 
     def get_all_patterns(self) -> list[LearnedPattern]:
-        """Return every pattern, the largest first."""
-        return sorted(self._engine.patterns, key=lambda pattern: -pattern.cluster_size)
+        """Return every pattern that enough agents back, the largest first."""
+        knowledge = self._learner.knowledge
+        backed = knowledge.backed(self._min_agents) if self._min_agents > 1 else None
+        patterns = [p for p in knowledge.engine.patterns if backed is None or p.id in backed]
+        return sorted(patterns, key=lambda pattern: -pattern.cluster_size)
 
     def get_initial_patterns(self, k: int) -> list[LearnedPattern]:
         """Return the `k` largest patterns, or all if there are fewer."""
         return self.get_all_patterns()[: check_count("k", k)]
 
+    def backing(self, pattern: LearnedPattern) -> dict[str, int]:
+        """Return the agents that back a pattern, and with how many accepted outcomes each."""
+        return self._learner.knowledge.backing(pattern.id)
+
     def find_patterns(self, query: ArrayLike, k: int = 5) -> list[LearnedPattern]:
         """Return the patterns nearest to `query`; see :meth:`SonaEngine.find_patterns`."""
-        return self._engine.find_patterns(query, k)
+        return self.master_engine.find_patterns(query, k)
 
     def warm_start(self, k: int | None = None) -> WarmStart:
-        """Return what a new agent starts with.
+        """Return what a new agent starts with: only what :attr:`min_agents` agents back.
 
         Parameters
         ----------
         k : int, optional
             Hand out only the `k` largest patterns; None hands out all.
         """
-        with self._lock:
-            return WarmStart.of(self._engine, source=self._id, k=k)
+        knowledge = self._learner.knowledge
+        backed = knowledge.backed(self._min_agents) if self._min_agents > 1 else None
+        return WarmStart.of(knowledge.engine, source=self._id, k=k, backed=backed)
 
     def route(
         self,
@@ -291,40 +417,45 @@ class FederatedCoordinator:
         explore: bool = False,
     ) -> RouteDecision:
         """Choose a route with all the fleet knows; see :meth:`SonaEngine.route`."""
-        return self._engine.route(embedding, routes, costs, cost_weight, explore)
+        return self.master_engine.route(embedding, routes, costs, cost_weight, explore)
+
+    # Looking at it
 
     @property
     def agent_count(self) -> int:
         """Number of distinct agents."""
-        return len(self._sessions_of)
+        return self._learner.roster.agents
 
     @property
     def total_trajectories(self) -> int:
         """Number of distinct accepted trajectories."""
-        return self._accepted
+        return self._learner.roster.accepted
 
     @property
     def contributions(self) -> dict[str, AgentContribution]:
         """What each agent contributed, over all its sessions."""
-        with self._lock:
-            by_agent: dict[str, list[_Session]] = {}
-            for key in sorted(self._sessions):
-                by_agent.setdefault(key[0], []).append(self._sessions[key])
-        return {agent_id: _contribution(held) for agent_id, held in by_agent.items()}
+        return self._learner.contributions
+
+    def decisions(self, limit: int = 100, before: int | None = None) -> list[Decision]:
+        """What was decided about exports, the newest first; see :meth:`Store.decisions`."""
+        return self._store.decisions(limit, before)
 
     @property
     def metrics(self) -> CoordinatorMetrics:
-        """Counters since this coordinator was started, and the spread of quality held."""
-        with self._lock:
-            events = Counter(self._events)
-        quality = self._all_quality()
-        spread = np.percentile(quality, [5, 50, 95]).tolist() if len(quality) else [0.0] * 3
+        """Counters since this coordinator was started, and the spread of quality held.
+
+        Percentiles are exact to 0.01.
+        """
+        events = self._events
+        _, steps = self._learner.quality()
+        held = int(steps.sum())
+        spread = [_percentile(steps, share) for share in (0.05, 0.5, 0.95)]
         return CoordinatorMetrics(
-            exports_aggregated=events["aggregated"],
+            exports_aggregated=events["accepted"] + events["superseded"],
             exports_duplicate=events["duplicate"],
-            exports_refused=events["refused"],
-            consolidations=events["consolidations"],
-            trajectories_held=len(quality),
+            exports_refused=events["refused"] + events["withdrawn"],
+            consolidations=self._learner.consolidations,
+            trajectories_held=held,
             quality_p05=spread[0],
             quality_p50=spread[1],
             quality_p95=spread[2],
@@ -332,96 +463,58 @@ class FederatedCoordinator:
 
     def stats(self) -> CoordinatorStats:
         """Return the coordinator's figures; ``str()`` of them is one line."""
-        quality = self._all_quality()
+        total, steps = self._learner.quality()
+        held = int(steps.sum())
         return CoordinatorStats(
             coordinator_id=self._id,
             total_agents=self.agent_count,
             total_trajectories=self.total_trajectories,
-            patterns_learned=len(self._engine.patterns),
-            avg_quality=float(quality.mean()) if len(quality) else 0.0,
-            quality_threshold=self._quality_threshold,
+            patterns_learned=len(self.master_engine.patterns),
+            avg_quality=total / held if held else 0.0,
+            quality_threshold=self.quality_threshold,
         )
 
     def close(self) -> None:
-        """Close the store, if there is one."""
-        if self._store is not None:
-            self._store.close()
+        """Close the store."""
+        self._store.close()
 
     def __repr__(self) -> str:
         return f"FederatedCoordinator({self._id!r}, agents={self.agent_count})"
 
-    def _take_in(
-        self, key: tuple[str, int], session: _Session, superseded: _Session | None
-    ) -> bool:
-        self._hold(key, session)
-        if superseded is None:
-            self._fresh_agents.add(key[0])
-        due = len(self._fresh_agents) >= self._consolidation_interval
-        if due or superseded is not None:
-            # What a superseded export taught cannot be taken back singly: learn anew.
-            self._relearn()
-        else:
-            self._learn(session)
-        return due
+    def _refuse(self, export: AgentExport, reason: str, *, strike: bool) -> None:
+        self._count("refused")
+        try:
+            self._store.refuse(export, reason, strike=strike)
+            self._learner.catch_up()
+        except StoreError as error:  # the sender has to hear of the reason all the same
+            _log.error("a refusal was not recorded: %s", error)
 
-    def _hold(self, key: tuple[str, int], session: _Session) -> None:
-        superseded = self._sessions.get(key)
-        if superseded is None:
-            self._sessions_of[key[0]] += 1
-        else:
-            self._accepted -= self._count_accepted(superseded)
-        self._accepted += self._count_accepted(session)
-        self._sessions[key] = session
+    def _count(self, event: str) -> None:
+        with self._learner.lock:
+            self._events[event] += 1
 
-    def _count_accepted(self, session: _Session) -> int:
-        return int((session.quality >= self._quality_threshold).sum())
-
-    def _relearn(self) -> LearnResult:
-        self._engine = self._new_engine()
-        self._learn(*(session for _, session in sorted(self._sessions.items(), key=_canonical)))
-        self._fresh_agents.clear()
-        self._events["consolidations"] += 1
-        return self._engine.force_learn()
-
-    def _learn(self, *sessions: _Session) -> None:
-        """Let the engine learn from sessions, in order of time; at one time, in order given."""
-        rows = [
-            (int(session.table.timestamps[row]), number, row)
-            for number, session in enumerate(sessions)
-            for row in np.flatnonzero(session.valid).tolist()
-        ]
-        for timestamp, number, row in sorted(rows):
-            table = sessions[number].table
-            self._engine.submit_trajectory(
-                Trajectory(
-                    table.embeddings[row],
-                    float(table.quality[row]),
-                    table.routes[row],
-                    table.contexts[row],
-                    (),
-                    timestamp,
-                )
-            )
-
-    def _new_engine(self) -> SonaEngine:
-        return SonaEngine(self._config.replace(quality_threshold=self._quality_threshold))
-
-    def _all_quality(self) -> NDArray[np.float64]:
-        with self._lock:
-            parts = [session.quality for session in self._sessions.values()]
-        return np.concatenate(parts) if parts else np.empty(0)
+    def _result(
+        self,
+        export: AgentExport,
+        accepted: int,
+        reasons: Mapping[str, int],
+        consolidated: bool = False,
+        duplicate: bool = False,
+    ) -> AggregationResult:
+        return AggregationResult(
+            agent_id=export.agent_id,
+            trajectories_accepted=accepted,
+            trajectories_rejected=export.rows - accepted,
+            consolidated=consolidated,
+            total_agents=self.agent_count,
+            total_trajectories=self.total_trajectories,
+            duplicate=duplicate,
+            reasons=dict(reasons),
+        )
 
 
-def _canonical(item: tuple[tuple[str, int], _Session]) -> tuple[str, int]:
-    return item[0]
-
-
-def _contribution(held: list[_Session]) -> AgentContribution:
-    quality = np.concatenate([session.quality for session in held])
-    return AgentContribution(
-        trajectory_count=len(quality),
-        avg_quality=float(quality.mean()) if len(quality) else 0.0,
-        timestamp=max(session.export.timestamp for session in held),
-        session_duration_ms=sum(session.export.session_duration_ms for session in held),
-        sessions=len(held),
-    )
+def _percentile(steps: NDArray[np.int64], share: float) -> float:
+    """Quality below which a share of the outcomes lies, from counts per step of 0.01."""
+    if not steps.any():
+        return 0.0
+    return float(np.searchsorted(steps.cumsum(), share * (steps.sum() - 1), "right")) / 100.0

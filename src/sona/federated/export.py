@@ -4,6 +4,9 @@ Two forms. The binary one is an envelope of :mod:`sona.wire` with one tensor per
 and about as large as the raw float32 embeddings. The JSON one has the layout that the Rust crate
 `ruvector-sona` reads and writes; it carries the same facts in some three times the bytes.
 
+A *compact* export carries a :class:`~sona.learning.sketch.Sketch` instead of rows: what the
+session amounts to, in at most 8 kB and without a single query. It has the binary form only.
+
 An export says which *session* it comes from. An agent may export again and again: a later export
 of a session holds everything the earlier ones held and supersedes them. Both forms derive the
 session from what the JSON layout carries anyway, agent and start time, so that an export keeps
@@ -12,8 +15,8 @@ its identity whichever way it travelled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, overload
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -21,37 +24,16 @@ from numpy.typing import NDArray
 
 from sona import wire
 from sona.checks import check_text
-from sona.errors import FormatError, NonFiniteError, RangeError, ShapeError
-from sona.types import ArrayLike, FloatArray, Record
+from sona.errors import NonFiniteError, RangeError
+from sona.federated.table import TrajectoryExport, TrajectoryTable
+from sona.learning.sketch import Sketch
+from sona.types import Record
 
 __all__ = ["AgentExport", "AgentExportStats", "TrajectoryExport", "TrajectoryTable"]
 
 _KIND = "sona.export"
+_COMPACT_KIND = "sona.export.compact"
 _VERSION = 1
-
-
-class TrajectoryExport(Record, frozen=True, eq=False):
-    """One request as it leaves the agent.
-
-    Attributes
-    ----------
-    embedding : array_like of shape (dim,)
-        The query; read back as float32.
-    quality : float
-        Outcome in [0, 1].
-    route : str or None
-        The choice that was made.
-    context : sequence of str
-        Free tags; read back as a tuple.
-    timestamp : int
-        Milliseconds since the epoch.
-    """
-
-    embedding: ArrayLike
-    quality: float
-    route: str | None = None
-    context: Sequence[str] = ()
-    timestamp: int = 0
 
 
 class AgentExportStats(Record, frozen=True, eq=False):
@@ -70,107 +52,6 @@ class AgentExportStats(Record, frozen=True, eq=False):
     total_trajectories: int = 0
     avg_quality: float = 0.0
     patterns_learned: int = 0
-
-
-class TrajectoryTable(Sequence[TrajectoryExport]):
-    """Trajectories by column; indexing makes a :class:`TrajectoryExport` of one row.
-
-    Parameters
-    ----------
-    embeddings : ndarray of shape (n, dim), float32
-    quality : ndarray of shape (n,), float64
-    timestamps : ndarray of shape (n,), int64
-        Milliseconds since the epoch.
-    routes : sequence of n str or None
-    contexts : sequence of n tuples of str
-
-    Notes
-    -----
-    The table keeps the arrays it is given and makes them read-only. Rows may hold values that a
-    coordinator will refuse; a table says only what was sent.
-    """
-
-    __slots__ = ("contexts", "embeddings", "quality", "routes", "timestamps")
-
-    def __init__(
-        self,
-        embeddings: FloatArray,
-        quality: NDArray[np.float64],
-        timestamps: NDArray[np.int64],
-        routes: Sequence[str | None],
-        contexts: Sequence[tuple[str, ...]],
-    ) -> None:
-        for array in (embeddings, quality, timestamps):
-            array.flags.writeable = False
-        self.embeddings = embeddings
-        self.quality = quality
-        self.timestamps = timestamps
-        self.routes = routes
-        self.contexts = contexts
-
-    @classmethod
-    def from_rows(cls, rows: Iterable[TrajectoryExport]) -> TrajectoryTable:
-        """Collect rows; every embedding must have the length of the first."""
-        rows = list(rows)
-        vectors = [np.asarray(row.embedding, np.float32) for row in rows]
-        dim = vectors[0].size if vectors else 0
-        for index, vector in enumerate(vectors):
-            if vector.ndim != 1 or vector.size != dim:
-                raise ShapeError(
-                    f"`trajectories[{index}].embedding` must have shape ({dim},), as the first"
-                    f" row; got {vector.shape}"
-                )
-        for index, row in enumerate(rows):
-            if row.route is not None:
-                check_text(f"trajectories[{index}].route", row.route)
-            for tag in row.context:
-                check_text(f"trajectories[{index}].context", tag)
-        return cls(
-            np.stack(vectors) if vectors else np.empty((0, 0), np.float32),
-            np.array([row.quality for row in rows], np.float64),
-            np.array([row.timestamp for row in rows], np.int64),
-            [row.route for row in rows],
-            [tuple(row.context) for row in rows],
-        )
-
-    def __len__(self) -> int:
-        return len(self.quality)
-
-    @overload
-    def __getitem__(self, index: int) -> TrajectoryExport: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[TrajectoryExport]: ...
-    def __getitem__(self, index: int | slice) -> TrajectoryExport | list[TrajectoryExport]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return TrajectoryExport(
-            self.embeddings[index],
-            float(self.quality[index]),
-            self.routes[index],
-            self.contexts[index],
-            int(self.timestamps[index]),
-        )
-
-    def __iter__(self) -> Iterator[TrajectoryExport]:
-        return (self[index] for index in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, TrajectoryTable):
-            return NotImplemented
-        return (
-            list(self.routes) == list(other.routes)
-            and list(self.contexts) == list(other.contexts)
-            and all(
-                mine.shape == theirs.shape and mine.tobytes() == theirs.tobytes()
-                for mine, theirs in (
-                    (self.embeddings, other.embeddings),
-                    (self.quality, other.quality),
-                    (self.timestamps, other.timestamps),
-                )
-            )
-        )
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class _Header(msgspec.Struct):
@@ -212,11 +93,15 @@ class AgentExport:
         Time from the start of the session to the export.
     timestamp : int, default 0
         Time of the export, milliseconds since the epoch.
+    sketch : Sketch, optional
+        What the trajectories amount to, instead of them.
 
     Raises
     ------
     ShapeError
         If the embeddings differ in length; the message names the row.
+    RangeError
+        If both trajectories and a sketch are given.
 
     Notes
     -----
@@ -237,6 +122,7 @@ class AgentExport:
         "_export_id",
         "agent_id",
         "session_duration_ms",
+        "sketch",
         "stats",
         "timestamp",
         "trajectories",
@@ -247,18 +133,24 @@ class AgentExport:
     stats: AgentExportStats
     session_duration_ms: int
     timestamp: int
+    sketch: Sketch | None
 
     def __init__(
         self,
         agent_id: str,
-        trajectories: TrajectoryTable | Iterable[TrajectoryExport],
+        trajectories: TrajectoryTable | Iterable[TrajectoryExport] = (),
         stats: AgentExportStats | None = None,
         session_duration_ms: int = 0,
         timestamp: int = 0,
+        sketch: Sketch | None = None,
     ) -> None:
         check_text("agent_id", agent_id)
         if not isinstance(trajectories, TrajectoryTable):
             trajectories = TrajectoryTable.from_rows(trajectories)
+        if sketch is not None and len(trajectories):
+            raise RangeError(
+                f"`trajectories` must be empty beside a sketch; got {len(trajectories)} rows"
+            )
         if stats is None:
             mean = float(trajectories.quality.mean()) if len(trajectories) else 0.0
             stats = AgentExportStats(len(trajectories), mean)
@@ -268,6 +160,7 @@ class AgentExport:
             ("stats", stats),
             ("session_duration_ms", session_duration_ms),
             ("timestamp", timestamp),
+            ("sketch", sketch),
             ("_export_id", None),
         ):
             object.__setattr__(self, name, value)
@@ -285,14 +178,21 @@ class AgentExport:
 
     def __repr__(self) -> str:
         return (
-            f"AgentExport(agent_id={self.agent_id!r}, trajectories={len(self.trajectories)},"
+            f"AgentExport(agent_id={self.agent_id!r}, trajectories={self.rows},"
             f" export_id={self.export_id[:12]!r})"
         )
 
     @property
     def dim(self) -> int:
         """Dimension of the embeddings; 0 when there are none."""
+        if self.sketch is not None:
+            return self.sketch.dim
         return int(self.trajectories.embeddings.shape[1])
+
+    @property
+    def rows(self) -> int:
+        """Outcomes that the export speaks of, singly or in a sketch."""
+        return len(self.trajectories) if self.sketch is None else self.sketch.rows
 
     @property
     def session(self) -> tuple[str, int]:
@@ -302,14 +202,14 @@ class AgentExport:
     @property
     def order(self) -> tuple[int, int, str]:
         """Of two exports of one session, the one with the larger order supersedes."""
-        return (self.timestamp, len(self.trajectories), self.export_id)
+        return (self.timestamp, self.rows, self.export_id)
 
     @property
     def export_id(self) -> str:
         """Name derived from the content: equal content, equal name; computed once."""
         known: str | None = self._export_id  # type: ignore[attr-defined]
         if known is None:
-            known = wire.digest(*self._columns(np.float32))
+            known = wire.digest(*self._message(np.float32)[1:])
             object.__setattr__(self, "_export_id", known)
         return known
 
@@ -336,8 +236,8 @@ class AgentExport:
             raise RangeError(
                 f"`embedding_dtype` must be 'float32' or 'float16'; got {embedding_dtype!r}"
             )
-        header, tensors = self._columns(np.dtype(embedding_dtype))
-        return wire.pack(_KIND, _VERSION, header, tensors)
+        kind, header, tensors = self._message(np.dtype(embedding_dtype))
+        return wire.pack(kind, _VERSION, header, tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> AgentExport:
@@ -349,10 +249,16 @@ class AgentExport:
             If the bytes are not an export (:class:`~sona.errors.IntegrityError` if they were
             damaged). Values are not judged here; a coordinator does that.
         """
-        header, tensors = wire.unpack(data, _KIND, _VERSION, _Header)
-        table = _read_table(header.texts, tensors)
+        compact = wire.kind_of(data) == _COMPACT_KIND
+        kind = _COMPACT_KIND if compact else _KIND
+        header, tensors = wire.unpack(data, kind, _VERSION, _Header)
         return cls(
-            header.agent_id, table, header.stats, header.session_duration_ms, header.timestamp
+            header.agent_id,
+            () if compact else TrajectoryTable.from_columns(header.texts, tensors),
+            header.stats,
+            header.session_duration_ms,
+            header.timestamp,
+            Sketch.from_arrays(header.texts, tensors) if compact else None,
         )
 
     def to_json(self) -> str:
@@ -362,7 +268,11 @@ class AgentExport:
         ------
         NonFiniteError
             If an embedding or a quality is NaN or infinite: JSON cannot say so.
+        RangeError
+            If the export is compact: it has no rows to write.
         """
+        if self.sketch is not None:
+            raise RangeError("a compact export has no rows to write as JSON; use to_bytes()")
         table = self.trajectories
         if not (np.isfinite(table.embeddings).all() and np.isfinite(table.quality).all()):
             raise NonFiniteError("`trajectories` must be finite to be written as JSON")
@@ -414,68 +324,10 @@ class AgentExport:
         )
         return cls(read.agent_id, rows, read.stats, read.session_duration_ms, read.timestamp)
 
-    def _columns(self, dtype: Any) -> tuple[_Header, dict[str, NDArray[Any]]]:
-        table = self.trajectories
-        # Texts are written once each, in order of first appearance: same rows, same bytes.
-        index: dict[str, int] = {}
-        routes = [
-            -1 if route is None else index.setdefault(route, len(index)) for route in table.routes
-        ]
-        tags = [index.setdefault(tag, len(index)) for context in table.contexts for tag in context]
-        ends = np.cumsum([len(context) for context in table.contexts], dtype=np.int64)
-        with np.errstate(over="ignore"):
-            embeddings = table.embeddings.astype(dtype, copy=False)
-        if dtype != np.float32 and np.isinf(embeddings).any():
-            raise RangeError("`trajectories` must fit float16 (at most 65504); use float32")
-        header = _Header(
-            self.agent_id, self.stats, self.session_duration_ms, self.timestamp, list(index)
-        )
-        return header, {
-            "embeddings": embeddings,
-            "quality": table.quality,
-            "timestamps": table.timestamps,
-            "routes": np.array(routes, np.int32),
-            "context_ends": ends,
-            "context_tags": np.array(tags, np.int32),
-        }
-
-
-def _read_table(texts: list[str], tensors: dict[str, NDArray[Any]]) -> TrajectoryTable:
-    wanted = {
-        "embeddings": (2, "f"),
-        "quality": (1, "f"),
-        "timestamps": (1, "i"),
-        "routes": (1, "i"),
-        "context_ends": (1, "i"),
-        "context_tags": (1, "i"),
-    }
-    for name, (ndim, kind) in wanted.items():
-        array = tensors.get(name)
-        if array is None or array.ndim != ndim or array.dtype.kind != kind:
-            got = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
-            raise FormatError(f"`data`: tensor {name!r} must have {ndim} dimension(s); got {got}")
-    rows = len(tensors["quality"])
-    for name in ("embeddings", "timestamps", "routes", "context_ends"):
-        if len(tensors[name]) != rows:
-            raise FormatError(f"`data`: {name!r} must have {rows} rows; got {len(tensors[name])}")
-    routes, tags, ends = tensors["routes"], tensors["context_tags"], tensors["context_ends"]
-    for name, array, low in (("routes", routes, -1), ("context_tags", tags, 0)):
-        if array.size and (array.min() < low or array.max() >= len(texts)):
-            raise FormatError(f"`data`: {name!r} must index the {len(texts)} texts of the header")
-    last = int(ends[-1]) if rows else 0
-    if last != len(tags) or (rows and (ends[0] < 0 or (np.diff(ends) < 0).any())):
-        raise FormatError("`data`: 'context_ends' must rise to the number of tags")
-    for text in texts:
-        check_text("texts", text, FormatError)
-    starts = np.concatenate([[0], ends[:-1]]) if rows else ends
-    words = [texts[tag] for tag in tags.tolist()]
-    return TrajectoryTable(
-        tensors["embeddings"].astype(np.float32, copy=False),
-        tensors["quality"].astype(np.float64, copy=False),
-        tensors["timestamps"].astype(np.int64, copy=False),
-        [None if route < 0 else texts[route] for route in routes.tolist()],
-        [
-            tuple(words[start:end])
-            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-        ],
-    )
+    def _message(self, dtype: Any) -> tuple[str, _Header, dict[str, NDArray[Any]]]:
+        if self.sketch is None:
+            kind, (texts, tensors) = _KIND, self.trajectories.columns(dtype)
+        else:
+            kind, (texts, tensors) = _COMPACT_KIND, self.sketch.columns()
+        header = _Header(self.agent_id, self.stats, self.session_duration_ms, self.timestamp, texts)
+        return kind, header, tensors

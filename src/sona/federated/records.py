@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from sona.types import Record
 
-__all__ = ["AgentContribution", "AggregationResult", "CoordinatorMetrics", "CoordinatorStats"]
+__all__ = [
+    "AgentContribution",
+    "AggregationResult",
+    "CoordinatorMetrics",
+    "CoordinatorStats",
+    "Decision",
+    "Snapshot",
+    "Standing",
+    "Summary",
+]
 
 
 class AggregationResult(Record, frozen=True, eq=False):
@@ -113,3 +122,109 @@ class CoordinatorMetrics(Record, frozen=True, eq=False):
     quality_p05: float
     quality_p50: float
     quality_p95: float
+
+
+class Decision(Record, frozen=True, eq=False):
+    """What was decided about one export, as the store remembers it.
+
+    Attributes
+    ----------
+    number : int
+        Rises with time.
+    made : int
+        Milliseconds since the epoch by the coordinator's clock.
+    agent_id : str
+    started : int
+        Start of the session by the agent's clock.
+    export_id : str
+    ruling : str
+        ``accepted``, ``superseded`` (it replaced an earlier export of its session),
+        ``duplicate``, ``withdrawn`` (its agent or session was) or ``refused``.
+    reasons : dict of str to int
+        Why rows were rejected or why it was refused, and how many rows each.
+    """
+
+    number: int
+    made: int
+    agent_id: str
+    started: int
+    export_id: str
+    ruling: str
+    reasons: dict[str, int]
+
+
+class Snapshot(Record, frozen=True, eq=False):
+    """Learned state that was kept.
+
+    Attributes
+    ----------
+    version : int
+    made : int
+        Milliseconds since the epoch.
+    sequence : int
+        Number of the last change in the store that it knows.
+    n_bytes : int
+    fault : str or None
+        What is wrong with it; such a snapshot is never loaded.
+    """
+
+    version: int
+    made: int
+    sequence: int
+    n_bytes: int
+    fault: str | None
+
+
+class Standing(Record, frozen=True, eq=False):
+    """How far an agent's outcomes agree with the fleet's.
+
+    Attributes
+    ----------
+    strikes : int
+        Exports that were refused because most of their rows were malformed.
+    judged : int
+        Rows that enough other agents could speak to; 0 where agreement is too thin to judge.
+    error : float
+        How far beyond chance its outcomes are from what others saw, in robust deviations.
+    bias : float
+        Its largest bias on one route, in robust deviations.
+    dropped : bool
+        Whether the last consolidation left it out.
+    """
+
+    strikes: int = 0
+    judged: int = 0
+    error: float = 0.0
+    bias: float = 0.0
+    dropped: bool = False
+
+    def with_strikes(self, strikes: int) -> Standing:
+        """Return the standing with other strikes."""
+        return Standing(strikes, self.judged, self.error, self.bias, self.dropped)
+
+
+class Summary(Record, frozen=True, eq=False):
+    """What a coordinator keeps in memory of one session.
+
+    Attributes
+    ----------
+    rows, accepted : int
+        Well-formed outcomes; those among them at or above `threshold`.
+    threshold : float
+    total : float
+        Sum of their quality.
+    histogram : bytes
+        How many fall in each of 101 steps of quality, uint32.
+    first : int
+        Earliest time among the rows, milliseconds since the epoch.
+    prefix : str
+        Digest of the rows, by which a later export shows that it only adds to them.
+    """
+
+    rows: int
+    accepted: int
+    threshold: float
+    total: float
+    histogram: bytes
+    first: int
+    prefix: str

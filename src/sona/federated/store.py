@@ -1,136 +1,542 @@
-"""The coordinator's durable store: the latest export of every session, in SQLite.
+"""The coordinator's store: exports, decisions and snapshots of what was learned, in SQL.
 
-A write returns after the commit reached the disk (write-ahead log, ``synchronous=FULL``), so
-what was acknowledged survives a killed process and a power cut. The store keeps what was sent,
-bit for bit; what was learned from it is derived again at start-up.
+A write returns after its commit; what was acknowledged survives a killed process and a power
+cut. Every decision about an export is made inside the transaction that records it, so several
+coordinators on one store neither lose nor double anything. Each change of a session or an agent
+takes the next number of one *sequence*; whoever knows the store up to a number asks for what
+came after it.
+
+The same statements run on SQLite (:mod:`sona.federated.sqlite`) and on PostgreSQL
+(:mod:`sona.federated.postgres`).
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from os import PathLike, fspath
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple, Protocol
 
-from sona.errors import FormatError, StoreError, VersionError
+import msgspec
+
+from sona.errors import FormatError, StoreError
 from sona.federated.export import AgentExport
+from sona.federated.merge import Session, Stamp, ruling
+from sona.federated.records import Decision, Snapshot, Summary
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["ExportStore"]
+__all__ = ["Changes", "Database", "Held", "Store", "open_store"]
 
 _log = logging.getLogger(__name__)
-_SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE exports (
+
+SCHEMA_VERSION = 2
+SCHEMA = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, number BIGINT NOT NULL);
+INSERT INTO facts VALUES ('sequence', 0);
+CREATE TABLE agents (
+    agent_id TEXT PRIMARY KEY,
+    sequence BIGINT NOT NULL,
+    epoch BIGINT NOT NULL,
+    strikes BIGINT NOT NULL
+);
+CREATE TABLE sessions (
     agent_id TEXT NOT NULL,
-    started INTEGER NOT NULL,
+    started BIGINT NOT NULL,
+    sequence BIGINT NOT NULL,
+    epoch BIGINT NOT NULL,
+    sent BIGINT NOT NULL,
+    n_rows BIGINT NOT NULL,
     export_id TEXT NOT NULL,
-    received_at INTEGER NOT NULL,
-    body BLOB NOT NULL,
+    received BIGINT NOT NULL,
+    summary BLOB NOT NULL,
     PRIMARY KEY (agent_id, started)
+);
+CREATE UNIQUE INDEX sessions_by_sequence ON sessions (sequence);
+CREATE TABLE bodies (sequence BIGINT PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE decisions (
+    number BIGINT PRIMARY KEY,
+    made BIGINT NOT NULL,
+    agent_id TEXT NOT NULL,
+    started BIGINT NOT NULL,
+    export_id TEXT NOT NULL,
+    ruling TEXT NOT NULL,
+    reasons TEXT NOT NULL
+);
+CREATE TABLE snapshots (
+    version BIGINT PRIMARY KEY,
+    made BIGINT NOT NULL,
+    sequence BIGINT NOT NULL,
+    fault TEXT,
+    n_bytes BIGINT NOT NULL,
+    facts BLOB NOT NULL,
+    engine BLOB NOT NULL
+);
+CREATE TABLE set_aside (
+    number BIGINT PRIMARY KEY,
+    found BIGINT NOT NULL,
+    place TEXT NOT NULL,
+    fault TEXT NOT NULL,
+    body BLOB NOT NULL
 )
 """
+#: Decisions kept for looking back; older ones go, so that a flood of replays cannot fill a disk.
+DECISIONS_KEPT = 100_000
+
+Run = Callable[..., list[Any]]
 
 
-class ExportStore:
-    """Exports on disk, one row per agent session.
+class Database(Protocol):
+    """What a store needs of a database: transactions that writers take turns in."""
+
+    name: str
+    durable: bool
+    error: type[Exception]
+
+    def writing(self) -> AbstractContextManager[Run]:
+        """Open a transaction that excludes all other writers; commit at the end."""
+
+    def read(self, sql: str, *values: Any) -> list[Any]:
+        """Run one query."""
+
+    def check(self) -> list[str]:
+        """Return what the database finds wrong with itself."""
+
+    def backup(self, path: str) -> None:
+        """Write a consistent copy, also while others write."""
+
+    def restore(self, path: str) -> None:
+        """Replace everything by a copy that :meth:`backup` wrote."""
+
+    def close(self) -> None:
+        """Let go of the database."""
+
+
+class Held(NamedTuple):
+    """One session as the store describes it.
+
+    Attributes
+    ----------
+    session, stamp
+        See :mod:`sona.federated.merge`.
+    sequence : int
+        Number of the change that wrote it.
+    summary : Summary or None
+        None for a session that is only known to be withdrawn.
+    """
+
+    session: Session
+    stamp: Stamp
+    sequence: int
+    summary: Summary | None
+
+
+class Changes(NamedTuple):
+    """What happened in the store after some sequence number.
+
+    Attributes
+    ----------
+    sequence : int
+        The last number.
+    agents : dict of str to (int, int)
+        Epoch and strikes of agents that changed.
+    sessions : list of Held
+        Sessions that changed, in order of sequence.
+    """
+
+    sequence: int
+    agents: dict[str, tuple[int, int]]
+    sessions: list[Held]
+
+
+class Store:
+    """Exports, decisions and snapshots of one fleet.
 
     Parameters
     ----------
-    path : path_like
-        SQLite file; created if missing.
-
-    Raises
-    ------
-    StoreError
-        If the file cannot be opened or is not a store.
-    VersionError
-        If a newer release wrote it.
+    database : Database
 
     Notes
     -----
-    Safe to use from several threads; one process at a time should write.
+    Safe to use from several threads, and several stores may share one database. Whatever
+    :class:`StoreError` is raised, nothing was changed.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
-        import sqlite3  # not at import of sona: only those who store need it
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-        self._lock = threading.Lock()
-        self._error = sqlite3.Error
-        self._path = fspath(path)
-        try:
-            self._db = sqlite3.connect(
-                self._path, timeout=30.0, isolation_level=None, check_same_thread=False
-            )
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._migrate()
-        except sqlite3.Error as error:
-            raise StoreError(f"`store`: cannot open {self._path!r}: {error}") from error
+    @property
+    def name(self) -> str:
+        """Where it is; shows no password."""
+        return self._database.name
 
-    def put(self, export: AgentExport) -> None:
-        """Commit an export; it replaces an earlier one of the same session.
+    @property
+    def durable(self) -> bool:
+        """Whether it outlives the process."""
+        return self._database.durable
+
+    # Exports
+
+    def put(
+        self, export: AgentExport, summary: Summary, reasons: Mapping[str, int]
+    ) -> tuple[str, int]:
+        """Commit an export and what was decided about it.
+
+        Returns
+        -------
+        ruling : str
+            See :func:`~sona.federated.merge.ruling`.
+        sequence : int
+            Number of the change; 0 where nothing changed.
 
         Raises
         ------
         StoreError
-            If it could not be committed; nothing was written.
+            If it could not be committed.
         """
-        agent_id, started = export.session
-        row = (agent_id, started, export.export_id, time.time_ns() // 1_000_000, export.to_bytes())
-        try:
-            with self._lock:
-                self._db.execute("INSERT OR REPLACE INTO exports VALUES (?, ?, ?, ?, ?)", row)
-        except self._error as error:
-            raise StoreError(f"`store`: {self._path!r} did not commit: {error}") from error
+        session = export.session
+        body, described = export.to_bytes(), msgspec.json.encode(summary)
+        with self._database.writing() as run:
+            epoch, held = _agent(run, session[0])[0], _stamp(run, session)
+            decided = ruling(held, epoch, export.order)
+            sequence = 0
+            if decided in ("accepted", "superseded"):
+                sequence = _place(run, session, Stamp(epoch, *export.order), described)
+                run("INSERT INTO bodies VALUES (?, ?)", sequence, body)
+            elif held is None:
+                _place(run, session, Stamp(epoch, *export.order), b"")
+            _audit(run, export, decided, reasons)
+        return decided, sequence
 
-    def __iter__(self) -> Iterator[AgentExport]:
-        """Read all exports in order of session; a damaged row is logged and left out."""
-        for agent_id, started, body in self._rows():
+    def refuse(self, export: AgentExport, reason: str, *, strike: bool) -> None:
+        """Record that an export was refused whole, and count a strike against its agent."""
+        with self._database.writing() as run:
+            if strike:
+                epoch, strikes = _agent(run, export.agent_id)
+                _set_agent(run, export.agent_id, epoch, strikes + 1)
+            _audit(run, export, "refused", {reason: export.rows})
+
+    def changes(self, after: int) -> Changes:
+        """Return what happened after a sequence number; cheap when nothing did."""
+        read = self._database.read
+        last = int(read("SELECT number FROM facts WHERE name = 'sequence'")[0][0])
+        if last == after:
+            return Changes(last, {}, [])
+        agents = read("SELECT agent_id, epoch, strikes FROM agents WHERE sequence > ?", after)
+        rows = read(
+            "SELECT agent_id, started, epoch, sent, n_rows, export_id, sequence, summary"
+            " FROM sessions WHERE sequence > ? ORDER BY sequence",
+            after,
+        )
+        last = max([last, *(row[6] for row in rows)])
+        sessions = []
+        for row in rows:
             try:
-                yield AgentExport.from_bytes(body)
-            except FormatError as error:
-                _log.error("export of %s started %d is unreadable: %s", agent_id, started, error)
+                summary = msgspec.json.decode(row[7], type=Summary) if row[7] else None
+            except msgspec.DecodeError as error:
+                self.set_aside(row[:2], f"summary is unreadable: {error}")
+                continue
+            sessions.append(Held((row[0], row[1]), Stamp(*row[2:6]), row[6], summary))
+        return Changes(
+            last, {agent: (epoch, strikes) for agent, epoch, strikes in agents}, sessions
+        )
 
-    def __len__(self) -> int:
-        with self._lock:
-            return int(self._db.execute("SELECT count(*) FROM exports").fetchone()[0])
+    def export(self, session: Session) -> tuple[int, AgentExport] | None:
+        """Return a session's sequence number and export; None where it holds none.
+
+        A damaged one is reported, set aside and None from then on.
+        """
+        try:
+            rows = self._database.read(
+                "SELECT sessions.sequence, body FROM sessions"
+                " JOIN bodies ON bodies.sequence = sessions.sequence"
+                " WHERE agent_id = ? AND started = ?",
+                *session,
+            )
+            return (int(rows[0][0]), AgentExport.from_bytes(rows[0][1])) if rows else None
+        except (FormatError, StoreError) as error:
+            self.set_aside(session, f"export is unreadable: {error}")
+            return None
+
+    def resummarise(self, summaries: Mapping[Session, Summary]) -> None:
+        """Describe sessions anew: by another threshold, nothing else of them changed."""
+        with self._database.writing() as run:
+            for session, summary in summaries.items():
+                run(
+                    "UPDATE sessions SET summary = ? WHERE agent_id = ? AND started = ?",
+                    msgspec.json.encode(summary),
+                    *session,
+                )
+
+    # Agents
+
+    def set_agent(
+        self, agent_id: str, epoch: int | None = None, strikes: int | None = None
+    ) -> None:
+        """Change an agent's epoch or its strikes.
+
+        A new epoch takes the agent's exports out, and with them every snapshot, for each may
+        have learned from them. An epoch never falls.
+        """
+        with self._database.writing() as run:
+            old_epoch, old_strikes = _agent(run, agent_id)
+            epoch = max(old_epoch, old_epoch if epoch is None else epoch)
+            _set_agent(run, agent_id, epoch, old_strikes if strikes is None else strikes)
+            if epoch > old_epoch:
+                _bury_agent(run, agent_id, epoch)
+
+    def withdraw_sessions(self, stamps: Mapping[Session, Stamp]) -> None:
+        """Learn from elsewhere that sessions were withdrawn."""
+        with self._database.writing() as run:
+            for session, stamp in stamps.items():
+                held = _stamp(run, session)
+                if held is None or stamp.rank > held.rank:
+                    _place(run, session, stamp, b"")
+                    if held is not None:
+                        _forget_snapshots(run)
+
+    # Decisions
+
+    def decisions(self, limit: int = 100, before: int | None = None) -> list[Decision]:
+        """Return what was decided, the newest first; `before` continues a listing."""
+        rows = self._database.read(
+            "SELECT number, made, agent_id, started, export_id, ruling, reasons FROM decisions"
+            " WHERE number < ? ORDER BY number DESC LIMIT ?",
+            2**62 if before is None else before,
+            limit,
+        )
+        return [_decision(*row) for row in rows]
+
+    # Snapshots
+
+    def save_snapshot(self, sequence: int, facts: bytes, engine: bytes) -> int | None:
+        """Keep what was learned from everything up to `sequence`; returns its version.
+
+        None, and nothing is kept, if an agent was withdrawn since.
+        """
+        with self._database.writing() as run:
+            if run("SELECT 1 FROM agents WHERE sequence > ? AND epoch > 0", sequence):
+                return None
+            version = 1 + int(run("SELECT coalesce(max(version), 0) FROM snapshots")[0][0])
+            run(
+                "INSERT INTO snapshots VALUES (?, ?, ?, NULL, ?, ?, ?)",
+                *(version, _now(), sequence, len(facts) + len(engine), facts, engine),
+            )
+        return version
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return all snapshots, the newest first."""
+        rows = self._database.read(
+            "SELECT version, made, sequence, n_bytes, fault FROM snapshots ORDER BY version DESC"
+        )
+        return [Snapshot(*row) for row in rows]
+
+    def snapshot(self, version: int) -> tuple[bytes, bytes] | None:
+        """Return facts and engine of a snapshot; None where there is none."""
+        rows = self._database.read("SELECT facts, engine FROM snapshots WHERE version = ?", version)
+        return (bytes(rows[0][0]), bytes(rows[0][1])) if rows else None
+
+    def fault_snapshot(self, version: int, fault: str) -> None:
+        """Mark a snapshot as unusable; it is listed and never loaded again."""
+        _log.error("%s: snapshot %d is set aside: %s", self.name, version, fault)
+        with self._database.writing() as run:
+            run("UPDATE snapshots SET fault = ? WHERE version = ?", fault, version)
+
+    def prune_snapshots(self, keep: int) -> int:
+        """Delete all but the newest `keep` sound snapshots; returns how many went."""
+        sound = [s.version for s in self.snapshots() if s.fault is None][:keep]
+        with self._database.writing() as run:
+            before = int(run("SELECT count(*) FROM snapshots")[0][0])
+            run("DELETE FROM snapshots WHERE version < ?", min(sound, default=2**62))
+            return before - int(run("SELECT count(*) FROM snapshots")[0][0])
+
+    def pinned(self) -> int | None:
+        """Version that was rolled back to, while that holds."""
+        rows = self._database.read("SELECT number FROM facts WHERE name = 'pinned'")
+        return int(rows[0][0]) if rows else None
+
+    def pin(self, version: int | None) -> None:
+        """Hold on to a snapshot, or let go."""
+        with self._database.writing() as run:
+            run("DELETE FROM facts WHERE name = 'pinned'")
+            if version is not None:
+                run("INSERT INTO facts VALUES ('pinned', ?)", version)
+
+    # Care
+
+    def set_aside(self, session: Session, fault: str) -> None:
+        """Take a damaged session out of the way, keeping what is left of it."""
+        place = f"{session[0]} started {session[1]}"
+        _log.error("%s: export of %s is set aside: %s", self.name, place, fault)
+        try:
+            with self._database.writing() as run:
+                found = run(
+                    "SELECT sequence FROM sessions WHERE agent_id = ? AND started = ?", *session
+                )
+                for (sequence,) in found:
+                    body = run("SELECT body FROM bodies WHERE sequence = ?", sequence)
+                    number = 1 + int(run("SELECT coalesce(max(number), 0) FROM set_aside")[0][0])
+                    run(
+                        "INSERT INTO set_aside VALUES (?, ?, ?, ?, ?)",
+                        *(number, _now(), place, fault, body[0][0] if body else b""),
+                    )
+                    run("DELETE FROM bodies WHERE sequence = ?", sequence)
+                run("DELETE FROM sessions WHERE agent_id = ? AND started = ?", *session)
+        except StoreError as error:  # a page that cannot be read cannot be moved either
+            _log.error("%s: %s stays where it is: %s", self.name, place, error)
+
+    def faults(self) -> list[str]:
+        """Return what was set aside, one line each, the newest first."""
+        rows = self._database.read("SELECT place, fault FROM set_aside ORDER BY number DESC")
+        return [f"{place}: {fault}" for place, fault in rows]
+
+    def check(self) -> list[str]:
+        """Read everything and return what is wrong, one line each; nothing is changed.
+
+        Raises
+        ------
+        StoreError
+            If the database cannot be read at all.
+        """
+        found = [*self._database.check(), *self.faults()]
+        for snapshot in self.snapshots():
+            if snapshot.fault is not None:
+                found.append(f"snapshot {snapshot.version}: {snapshot.fault}")
+        for agent_id, started, summary, body in self._everything():
+            try:
+                if summary:
+                    msgspec.json.decode(summary, type=Summary)
+                    AgentExport.from_bytes(b"" if body is None else body)
+            except (FormatError, msgspec.DecodeError) as error:
+                found.append(f"export of {agent_id} started {started}: {error}")
+        return found
+
+    def backup(self, path: str | PathLike[str]) -> None:
+        """Write a consistent copy of everything to a file, also while others write.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be written, or the database has a tool of its own for it.
+        """
+        self._database.backup(fspath(path))
+
+    def restore(self, path: str | PathLike[str]) -> None:
+        """Replace everything by a copy that :meth:`backup` wrote; a damaged copy is refused.
+
+        Coordinators that are open on the store must be opened anew.
+
+        Raises
+        ------
+        StoreError
+            If the copy is no sound store.
+        """
+        self._database.restore(fspath(path))
 
     def close(self) -> None:
-        """Close the file; the store cannot be used afterwards."""
-        with self._lock:
-            self._db.close()
+        """Close the store; it cannot be used afterwards."""
+        self._database.close()
 
-    def _rows(self) -> Iterator[tuple[str, int, bytes]]:
-        # A cursor of its own per page: writers are not held up while a long read goes on.
-        last = ("", -(2**63))
-        while True:
-            with self._lock:
-                page = self._db.execute(
-                    "SELECT agent_id, started, body FROM exports"
-                    " WHERE (agent_id, started) > (?, ?) ORDER BY agent_id, started LIMIT 100",
-                    last,
-                ).fetchall()
-            if not page:
-                return
+    def _everything(self) -> Iterator[tuple[str, int, bytes, bytes | None]]:
+        last: tuple[str, int] = ("", -(2**63))
+        while page := self._database.read(
+            "SELECT agent_id, started, summary, body FROM sessions"
+            " LEFT JOIN bodies ON bodies.sequence = sessions.sequence"
+            " WHERE (agent_id, started) > (?, ?) ORDER BY agent_id, started LIMIT 20",
+            *last,
+        ):
             yield from page
             last = page[-1][:2]
 
-    def _migrate(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._db.execute("BEGIN IMMEDIATE")
-            if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                self._db.execute(_SCHEMA)
-                self._db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-            self._db.execute("COMMIT")
-        elif version > _SCHEMA_VERSION:
-            self._db.close()
-            raise VersionError(
-                f"`store`: {self._path!r} has schema {version}; this release reads up to"
-                f" {_SCHEMA_VERSION}"
-            )
+
+def open_store(where: str | PathLike[str] | Store | None) -> Store:
+    """Open a store: a path (SQLite), a ``postgresql://`` address, or None for a private one.
+
+    A private store holds what does not fit memory in a temporary file and ends with the process.
+    """
+    if isinstance(where, Store):
+        return where
+    text = "" if where is None else fspath(where)
+    if text.startswith(("postgresql://", "postgres://")):
+        from sona.federated.postgres import PostgresDatabase
+
+        return Store(PostgresDatabase(text))
+    from sona.federated.sqlite import SqliteDatabase
+
+    if where is not None and not text:
+        raise StoreError("`store` must name a file; got an empty path")
+    return Store(SqliteDatabase(text))
+
+
+def _decision(
+    number: int, made: int, agent: str, started: int, export_id: str, decided: str, reasons: str
+) -> Decision:
+    told = msgspec.json.decode(reasons, type=dict[str, int])
+    return Decision(number, made, agent, started, export_id, decided, told)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _next(run: Run, name: str = "sequence") -> int:
+    run("UPDATE facts SET number = number + 1 WHERE name = ?", name)
+    return int(run("SELECT number FROM facts WHERE name = ?", name)[0][0])
+
+
+def _agent(run: Run, agent_id: str) -> tuple[int, int]:
+    rows = run("SELECT epoch, strikes FROM agents WHERE agent_id = ?", agent_id)
+    return (int(rows[0][0]), int(rows[0][1])) if rows else (0, 0)
+
+
+def _set_agent(run: Run, agent_id: str, epoch: int, strikes: int) -> None:
+    run("DELETE FROM agents WHERE agent_id = ?", agent_id)
+    run("INSERT INTO agents VALUES (?, ?, ?, ?)", agent_id, _next(run), epoch, strikes)
+
+
+def _stamp(run: Run, session: Session) -> Stamp | None:
+    rows = run(
+        "SELECT epoch, sent, n_rows, export_id FROM sessions WHERE agent_id = ? AND started = ?",
+        *session,
+    )
+    return Stamp(*rows[0]) if rows else None
+
+
+def _place(run: Run, session: Session, stamp: Stamp, summary: bytes) -> int:
+    """Write a session's row under the next sequence number; its old body goes."""
+    run(
+        "DELETE FROM bodies WHERE sequence IN"
+        " (SELECT sequence FROM sessions WHERE agent_id = ? AND started = ?)",
+        *session,
+    )
+    run("DELETE FROM sessions WHERE agent_id = ? AND started = ?", *session)
+    sequence = _next(run)
+    run(
+        "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        *(*session, sequence, *stamp, _now(), summary),
+    )
+    return sequence
+
+
+def _bury_agent(run: Run, agent_id: str, epoch: int) -> None:
+    """Delete what an agent sent in other epochs; the stamps stay, so that it stays out."""
+    other = "FROM sessions WHERE agent_id = ? AND epoch <> ?"
+    run(f"DELETE FROM bodies WHERE sequence IN (SELECT sequence {other})", agent_id, epoch)
+    run("UPDATE sessions SET summary = ? WHERE agent_id = ? AND epoch <> ?", b"", agent_id, epoch)
+    _forget_snapshots(run)
+
+
+def _forget_snapshots(run: Run) -> None:
+    """Delete every snapshot, because each may have learned from what was just taken out."""
+    run("DELETE FROM snapshots")
+    run("DELETE FROM facts WHERE name = 'pinned'")
+
+
+def _audit(run: Run, export: AgentExport, decided: str, reasons: Mapping[str, int]) -> None:
+    number = 1 + int(run("SELECT coalesce(max(number), 0) FROM decisions")[0][0])
+    run(
+        "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?)",
+        *(number, _now(), *export.session, export.export_id, decided),
+        msgspec.json.encode(dict(reasons)).decode(),
+    )
+    run("DELETE FROM decisions WHERE number <= ?", number - DECISIONS_KEPT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sona.engine import SonaEngine
 from sona.errors import ShapeError
 from sona.state import EngineState
@@ -30,15 +32,21 @@ class WarmStart:
         self._knowledge = knowledge
 
     @classmethod
-    def of(cls, engine: SonaEngine, source: str, k: int | None = None) -> WarmStart:
-        """Take what `engine` knows; `k` limits it to the largest patterns.
+    def of(
+        cls,
+        engine: SonaEngine,
+        source: str,
+        k: int | None = None,
+        backed: Collection[int] | None = None,
+    ) -> WarmStart:
+        """Take what `engine` knows; `k` limits it to the largest patterns, `backed` to these ids.
 
         Raises
         ------
         RangeError
             If `k` is below 1.
         """
-        return cls(engine.knowledge(source, k))
+        return cls(engine.knowledge(source, k, backed))
 
     @property
     def source(self) -> str:

@@ -96,11 +96,11 @@ class Cells:
         nearest: NDArray[np.int64] = (units @ self.centroids.T).argmax(axis=1)
         return nearest
 
-    def join(self, cell: int, unit: FloatArray) -> None:
-        """Let a vector move a cell."""
+    def join(self, cell: int, vector: FloatArray, size: float = 1.0) -> None:
+        """Let a vector move a cell, or the sum of `size` vectors."""
         total = self._sums[cell]
-        total += unit
-        self._sizes[cell] += 1.0
+        total += vector
+        self._sizes[cell] += size
         norm = float(np.sqrt(total @ total))
         if norm > 0.0:
             np.divide(total, norm, out=self._centroids[cell], casting="same_kind")
@@ -111,13 +111,13 @@ class Cells:
         self._sizes[: self._n] += np.bincount(labels, minlength=self._n)[: self._n]
         self._settle()
 
-    def count(self, cell: int, route: str | None, quality: float) -> None:
+    def count(self, cell: int, route: str | None, quality: float, times: float = 1.0) -> None:
         """Count an outcome in a cell, or for later in cell -1 while there is none."""
         row = self._row(route)  # may make room: not within the subscript
         entry = self._outcomes[row, cell]
-        entry[0] += 1.0
-        entry[1] += quality
-        entry[2] += quality * quality
+        entry[0] += times
+        entry[1] += times * quality
+        entry[2] += times * quality * quality
 
     def count_many(
         self, labels: NDArray[np.int64], outcomes: Outcomes, rows: NDArray[np.int64]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -99,10 +100,10 @@ class LayerMemory:
         index = np.arange(len(self))
         return everything.take(index[:known]), everything.take(index[known:])
 
-    def handed_on(self, k: int | None) -> LayerMemory:
-        """Return a memory with the `k` largest patterns and no single outcome."""
+    def handed_on(self, k: int | None, only: Collection[int] | None = None) -> LayerMemory:
+        """Return a memory with the `k` largest patterns, of `only` these, and no outcome."""
         memory = LayerMemory(self.bank.dim, self.bank.n_clusters, self._capacity, self.bank.seed)
-        memory.bank = self.bank.handed_on(k)
+        memory.bank = self.bank.handed_on(k, only)
         return memory
 
     def arrays(self) -> dict[str, NDArray[Any]]:

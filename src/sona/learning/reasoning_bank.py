@@ -10,6 +10,7 @@ every clustering as weighted points.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from sona import wire
 from sona.learning.cells import Cells
 from sona.learning.kmeans import SphericalKMeans
+from sona.learning.sketch import Sketch
 from sona.types import FloatArray, LearnedPattern, RouteStats
 
 __all__ = ["BankChange", "Outcomes", "ReasoningBank"]
@@ -141,6 +143,23 @@ class ReasoningBank:
         strength = blind * 20.0 + self._selectivity * 0.5
         return np.asarray((total + strength * prior) / (count + strength), np.float32)
 
+    def absorb(self, summary: Sketch, threshold: float) -> None:
+        """Count in what many outcomes amount to; those of quality `threshold` shape patterns."""
+        centres = summary.centres() * summary.lengths[:, None].astype(np.float32)
+        for number, route, quality, count in summary.outcomes():
+            accepted = quality >= threshold
+            total = centres[number] * np.float32(count)
+            norm = float(np.linalg.norm(total))
+            unit = total / np.float32(norm) if norm > 0.0 else total
+            # Both at once: no memory of single outcomes will hand them to the residue later.
+            for cells, found in ((self._live, self._found), (self._residue, self._residue.found)):
+                cell, similarity = cells.nearest(unit)
+                if accepted and similarity < _SAME and len(cells) < self.n_clusters:
+                    cell = found()
+                cells.count(cell, route, quality, count)
+                if accepted:
+                    cells.join(cell, total, count)
+
     def learn(self, outcomes: Outcomes, selectivity: float) -> BankChange:
         """Cluster everything remembered, and the residue, afresh.
 
@@ -194,14 +213,25 @@ class ReasoningBank:
             found.append(self._pattern(cell, float(similarities[cell])))
         return found
 
+    def ids_of(self, units: FloatArray) -> NDArray[np.int64]:
+        """Return the id of the pattern nearest to each row; -1 while there is none."""
+        nearest = self._live.nearest_many(units)
+        return np.array(self._ids, np.int64)[nearest] if len(self) else nearest
+
     def patterns(self) -> list[LearnedPattern]:
         """Return all patterns, in order of id."""
         cells = sorted(range(len(self)), key=lambda cell: self._ids[cell])
         return [self._pattern(cell, None) for cell in cells]
 
-    def handed_on(self, k: int | None) -> ReasoningBank:
-        """Return a bank with the `k` largest patterns, all of it residue for its next owner."""
-        largest = np.argsort(-self._live.sizes, kind="stable")[: len(self) if k is None else k]
+    def handed_on(self, k: int | None, only: Collection[int] | None = None) -> ReasoningBank:
+        """Return a bank with the `k` largest patterns, all of it residue for its next owner.
+
+        `only` names the ids that may be among them.
+        """
+        largest = np.argsort(-self._live.sizes, kind="stable")
+        if only is not None:
+            largest = largest[[self._ids[cell] in only for cell in largest.tolist()]]
+        largest = largest[: len(self) if k is None else k]
         cells = self._live.pick(np.sort(largest))
         bank = ReasoningBank(self.dim, self.n_clusters, self.seed)
         bank._live, bank._residue = cells, cells.pick(np.arange(len(cells)))

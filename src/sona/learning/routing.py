@@ -207,7 +207,8 @@ class Router:
         """
         centres = summary.centres()
         for cell, route, quality, count in summary.outcomes():
-            self.observe(centres[cell], route, quality, count, float(summary.lengths[cell]))
+            if route is not None:
+                self.observe(centres[cell], route, quality, count, float(summary.lengths[cell]))
 
     def learn(self) -> None:
         """Fit the outcome model to everything remembered; the background's part."""
@@ -314,15 +315,19 @@ class Router:
             chosen != best,
         )
 
-    def handed_on(self) -> Router:
+    def handed_on(self, only: NDArray[np.bool_] | None = None) -> Router:
         """Return what a new agent starts with: the model, and a sample of the memory.
 
-        Everything is kept up to 4,096 remembered outcomes; of more, evenly spaced ones.
+        Everything is kept up to 4,096 remembered outcomes; of more, evenly spaced ones. `only`
+        marks the rows of :attr:`memory` that may be among them.
         """
         self._fold()
         buffer = self._buffer
         oldest_first = np.argsort(buffer.columns("order"), kind="stable")
-        picked = np.linspace(0, len(buffer) - 1, min(len(buffer), _HANDED_ON)).astype(np.int64)
+        if only is not None:
+            oldest_first = oldest_first[only[oldest_first]]
+        count = len(oldest_first)
+        picked = np.linspace(0, count - 1, min(count, _HANDED_ON)).astype(np.int64)
         rows = oldest_first[picked]
         arrays = self.arrays()
         for name in ("route", "quality", "weight", "length", "fitted"):

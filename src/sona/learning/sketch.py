@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sona.errors import RangeError, ShapeError
+from sona.checks import check_text
+from sona.errors import FormatError, RangeError, ShapeError
 from sona.learning.kmeans import SphericalKMeans
 from sona.types import FloatArray
 
@@ -28,8 +29,8 @@ class Sketch(NamedTuple):
 
     Attributes
     ----------
-    routes : tuple of str
-        Names of the columns below.
+    routes : tuple of str or None
+        Names of the columns below; None for requests without a route.
     dim : int
         Length of an embedding.
     codes : ndarray of shape (n_cells, ceil(dim / 2)), uint8
@@ -42,7 +43,7 @@ class Sketch(NamedTuple):
         Their mean quality; 0 where there are none.
     """
 
-    routes: tuple[str, ...]
+    routes: tuple[str | None, ...]
     dim: int
     codes: NDArray[np.uint8]
     lengths: NDArray[np.float16]
@@ -50,9 +51,14 @@ class Sketch(NamedTuple):
     means: NDArray[np.float16]
 
     @property
+    def rows(self) -> int:
+        """Outcomes that it stands for."""
+        return int(self.counts.sum())
+
+    @property
     def nbytes(self) -> int:
         """Size of the arrays and names."""
-        names = sum(len(name.encode()) for name in self.routes)
+        names = sum(len(name.encode()) for name in self.routes if name is not None)
         arrays = (self.codes, self.lengths, self.counts, self.means)
         return sum(array.nbytes for array in arrays) + names
 
@@ -64,7 +70,7 @@ class Sketch(NamedTuple):
         norms = np.linalg.norm(signed, axis=1, keepdims=True)
         return np.asarray(signed / np.maximum(norms, 1e-12), np.float32)
 
-    def outcomes(self) -> list[tuple[int, str, float, float]]:
+    def outcomes(self) -> list[tuple[int, str | None, float, float]]:
         """Return (cell, route, mean quality, count) wherever a route was tried."""
         cells, columns = np.nonzero(self.counts)
         return [
@@ -72,10 +78,62 @@ class Sketch(NamedTuple):
             for c, r in zip(cells.tolist(), columns.tolist(), strict=True)
         ]
 
+    def columns(self) -> tuple[list[str], dict[str, NDArray[Any]]]:
+        """Return texts and tensors for a message; :meth:`from_arrays` reads them."""
+        texts = [name for name in self.routes if name is not None]
+        unnamed = self.routes.index(None) if None in self.routes else -1
+        return texts, {
+            "shape": np.array([self.dim, unnamed], np.int32),
+            "codes": self.codes,
+            "lengths": self.lengths,
+            "counts": self.counts,
+            "means": self.means,
+        }
+
+    @classmethod
+    def from_arrays(cls, texts: Sequence[str], tensors: dict[str, NDArray[Any]]) -> Sketch:
+        """Read what :meth:`columns` returned.
+
+        Raises
+        ------
+        FormatError
+            If a tensor is missing or does not fit the others. Values are not judged here.
+        """
+        wanted = {"shape": (1, "i4"), "codes": (2, "u1"), "lengths": (1, "f2")}
+        wanted |= {"counts": (2, "u4"), "means": (2, "f2")}
+        for name, (ndim, kind) in wanted.items():
+            array = tensors.get(name)
+            if array is None or array.ndim != ndim or array.dtype != np.dtype(kind):
+                got = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
+                raise FormatError(f"`data`: tensor {name!r} must be {kind}, {ndim}-d; got {got}")
+        names: list[str | None] = [check_text("texts", text, FormatError) for text in texts]
+        if len(set(names)) != len(names) or tensors["shape"].shape != (2,):
+            raise FormatError("`data`: route names must differ and 'shape' hold two numbers")
+        dim, unnamed = tensors["shape"].tolist()
+        if not -1 <= unnamed <= len(names):
+            raise FormatError(f"`data`: 'shape' names column {unnamed} of {len(names)}")
+        if unnamed >= 0:
+            names.insert(unnamed, None)
+        cells = len(tensors["lengths"])
+        for name, shape in (
+            ("codes", (cells, (dim + 1) // 2)),
+            ("counts", (cells, len(names))),
+            ("means", (cells, len(names))),
+        ):
+            if dim < 1 or tensors[name].shape != shape:
+                raise FormatError(
+                    f"`data`: {name!r} must have shape {shape}; got {tensors[name].shape}"
+                )
+        return cls(
+            tuple(names),
+            dim,
+            *(tensors[name] for name in ("codes", "lengths", "counts", "means")),
+        )
+
 
 def sketch(
     units: FloatArray,
-    routes: Sequence[str],
+    routes: Sequence[str | None],
     quality: NDArray[Any],
     max_bytes: int = 8_000,
     seed: int = 0,
@@ -86,7 +144,7 @@ def sketch(
     ----------
     units : ndarray of shape (n, dim), float32
         Unit length or zero; at least one row.
-    routes : sequence of str, length n
+    routes : sequence of str or None, length n
     quality : ndarray of shape (n,)
         In [0, 1].
     max_bytes : int, default 8000
@@ -109,7 +167,8 @@ def sketch(
         )
     names = tuple(dict.fromkeys(routes))
     per_cell = (dim + 1) // 2 + 2 + 6 * len(names)
-    room = (max_bytes - sum(len(name.encode()) for name in names)) // per_cell
+    spelled = sum(len(name.encode()) for name in names if name is not None)
+    room = (max_bytes - spelled) // per_cell
     if room < 1:
         raise RangeError(f"`max_bytes` must hold one cell of {per_cell} bytes; got {max_bytes}")
     labels = _cells(units, min(room, max(1, n // _AT_LEAST)), seed)

@@ -1,0 +1,151 @@
+"""The store's database on SQLite: one file, or a private one that ends with the process."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sona.errors import StoreError, VersionError
+from sona.federated.migration import from_version_1
+from sona.federated.store import SCHEMA, SCHEMA_VERSION, Run
+
+__all__ = ["SqliteDatabase"]
+
+# How long a writer waits for another process before it gives up.
+_WAIT_S = 30.0
+
+
+class SqliteDatabase:
+    """A file in write-ahead-log mode with ``synchronous=FULL``.
+
+    Parameters
+    ----------
+    path : str
+        The file, created if missing; empty for a private temporary database, which SQLite keeps
+        in memory while it is small and in an unnamed file when it is not.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be opened or is no store.
+    VersionError
+        If a newer release wrote it.
+    """
+
+    def __init__(self, path: str) -> None:
+        import sqlite3  # not at import of sona: only those who store need it
+
+        self.error: type[Exception] = sqlite3.Error
+        self.name = repr(path) if path else "private store"
+        self.durable = bool(path)
+        self._path = path
+        self._sqlite3 = sqlite3
+        self._lock = threading.RLock()
+        try:
+            self._db = sqlite3.connect(
+                path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
+            )
+            self._closer = weakref.finalize(self, self._db.close)
+            if self.durable:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+            self._migrate()
+        except sqlite3.Error as error:
+            raise StoreError(f"`store`: cannot open {self.name}: {error}") from error
+
+    @contextmanager
+    def writing(self) -> Iterator[Run]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._run
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    # A full disk may have rolled back already.
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                    raise
+            except self.error as error:
+                raise StoreError(f"`store`: {self.name} did not commit: {error}") from error
+
+    def read(self, sql: str, *values: Any) -> list[Any]:
+        with self._lock:
+            try:
+                return self._run(sql, *values)
+            except self.error as error:
+                raise StoreError(f"`store`: cannot read {self.name}: {error}") from error
+
+    def check(self) -> list[str]:
+        found = [row[0] for row in self.read("PRAGMA integrity_check")]
+        return [] if found == ["ok"] else [f"{self.name}: {line}" for line in found]
+
+    def backup(self, path: str) -> None:
+        try:
+            copy = self._sqlite3.connect(path)
+            try:
+                with self._lock:
+                    self._db.backup(copy)
+            finally:
+                copy.close()
+        except self.error as error:
+            raise StoreError(f"`path`: cannot back up to {path!r}: {error}") from error
+
+    def restore(self, path: str) -> None:
+        if not os.path.isfile(path):
+            raise StoreError(f"`path`: there is no backup at {path!r}")
+        try:
+            copy = self._sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            try:
+                version = copy.execute("PRAGMA user_version").fetchone()[0]
+                sound = copy.execute("PRAGMA integrity_check").fetchone()[0]
+                if sound != "ok" or not 0 < version <= SCHEMA_VERSION:
+                    raise StoreError(
+                        f"`path`: {path!r} is no sound store: schema {version}, {sound}"
+                    )
+                with self._lock:
+                    copy.backup(self._db)
+                    self._migrate()
+            finally:
+                copy.close()
+        except self.error as error:
+            raise StoreError(f"`path`: cannot restore from {path!r}: {error}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._closer()
+
+    def _run(self, sql: str, *values: Any) -> list[Any]:
+        return self._db.execute(sql, values).fetchall()
+
+    def _migrate(self) -> None:
+        if self._version() == SCHEMA_VERSION:
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            version = self._version()  # another process may have been faster
+            if version > SCHEMA_VERSION:
+                raise VersionError(
+                    f"`store`: {self.name} has schema {version}; this release reads up to"
+                    f" {SCHEMA_VERSION}"
+                )
+            if version < SCHEMA_VERSION:
+                if version == 0 and self._run("SELECT 1 FROM sqlite_master LIMIT 1"):
+                    raise StoreError(f"`store`: {self.name} is a database of something else")
+                for statement in SCHEMA.split(";"):
+                    self._db.execute(statement)
+                if version == 1:
+                    from_version_1(self._run)
+                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
