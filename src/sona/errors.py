@@ -11,16 +11,20 @@ __all__ = [
     "BuilderError",
     "ConfigError",
     "DTypeError",
+    "ForkError",
     "FormatError",
     "IntegrityError",
+    "LinkError",
     "MissingExtraError",
     "NonFiniteError",
     "NotFittedError",
     "RangeError",
+    "SecurityError",
     "ServiceError",
     "ShapeError",
     "SonaError",
     "StoreError",
+    "UnansweredError",
     "VersionError",
 ]
 
@@ -75,6 +79,22 @@ class ServiceError(SonaError, ConnectionError):
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class LinkError(SonaError, ConnectionError):
+    """An endpoint cannot be read, reached or listened on."""
+
+
+class SecurityError(SonaError, PermissionError):
+    """A link would not be as safe as it must be, or a security file cannot be used."""
+
+
+class UnansweredError(SonaError, TimeoutError):
+    """Nobody answered in time; what was asked may have been done all the same."""
+
+
+class ForkError(SonaError, RuntimeError):
+    """A process uses the network that its parent had opened before the fork."""
 
 
 class MissingExtraError(SonaError, ImportError):

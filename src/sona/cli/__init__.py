@@ -18,6 +18,8 @@ _COMMANDS = {
     "route": "decide with a state file",
     "serve": "run the coordinator as an HTTP service",
     "token": "make, list and revoke tokens of a service",
+    "coordinator": "take exports in over the network: a star's, a region's or the one above",
+    "peer": "take exports in and gossip with other peers",
     "config": "show version, backend and instruction sets",
 }
 

@@ -1,8 +1,9 @@
 """Who sends to whom: one coordinator, regions under a global one, or peers without any.
 
-All three have the same verbs. Here they run inside one process, for tests, simulations and
+All three have the same four verbs. Here they run inside one process, for tests, simulations and
 fleets of threads; each is made of :class:`~sona.federated.FederatedCoordinator` and nothing else,
 so whatever the topology, coordinators that have heard of the same sessions know the same.
+Between processes and hosts the verbs are those of :class:`sona.federated.network.Link`.
 """
 
 from __future__ import annotations
@@ -24,31 +25,45 @@ __all__ = ["Hierarchical", "PeerToPeer", "Star", "Topology"]
 
 
 class Topology(ABC):
-    """The verbs that every topology has."""
-
-    @property
-    @abstractmethod
-    def coordinators(self) -> Sequence[FederatedCoordinator]:
-        """All coordinators; the first is the one that knows most after :meth:`publish`."""
+    """The four verbs, wherever those who answer are."""
 
     @abstractmethod
     def submit(self, export: AgentExport) -> AggregationResult:
         """Hand an export in; it is acknowledged by returning."""
 
     @abstractmethod
+    def warm_start(self, k: int | None = None) -> WarmStart:
+        """Return what a new agent starts with; see :meth:`FederatedCoordinator.warm_start`."""
+
+    @abstractmethod
     def publish(self) -> int:
         """Let coordinators tell each other what they hold; returns sessions that travelled."""
 
+    @abstractmethod
+    def presence(self) -> dict[str, list[str]]:
+        """Return who is there, by coordinator.
+
+        In one process these are the agents that each coordinator has heard of; on the network,
+        whoever is linked to it at this moment.
+        """
+
+
+class InProcess(Topology):
+    """A topology whose coordinators live in this process."""
+
+    @property
+    @abstractmethod
+    def coordinators(self) -> Sequence[FederatedCoordinator]:
+        """All coordinators; the first is the one that knows most after :meth:`publish`."""
+
     def warm_start(self, k: int | None = None) -> WarmStart:
-        """Return what a new agent starts with; see :meth:`FederatedCoordinator.warm_start`."""
         return self.coordinators[0].warm_start(k)
 
     def presence(self) -> dict[str, list[str]]:
-        """Return the agents that each coordinator has heard of, by coordinator."""
         return {c.coordinator_id: sorted(c.contributions) for c in self.coordinators}
 
 
-class Star(Topology):
+class Star(InProcess):
     """One coordinator for all agents.
 
     Parameters
@@ -89,7 +104,7 @@ class Star(Topology):
         return 0
 
 
-class Hierarchical(Topology):
+class Hierarchical(InProcess):
     """Regional coordinators that forward to a global one.
 
     Parameters
@@ -125,7 +140,7 @@ class Hierarchical(Topology):
         return travelled
 
 
-class PeerToPeer(Topology):
+class PeerToPeer(InProcess):
     """Peers that gossip; there is no coordinator above them.
 
     Parameters

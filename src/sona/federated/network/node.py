@@ -1,0 +1,229 @@
+"""The serving side: a coordinator that answers on the network."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sona import wire
+from sona.errors import RangeError
+from sona.federated.coordinator import FederatedCoordinator
+from sona.federated.export import AgentExport
+from sona.federated.network import keys
+from sona.federated.network.ledger import Ledger, export_of, ledger_of, missing
+from sona.federated.network.line import Line
+from sona.federated.network.messages import Refusal, fingerprint
+from sona.federated.network.security import Security
+from sona.federated.records import AggregationResult
+from sona.federated.warm_start import WarmStart
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import zenoh
+
+    from sona.federated.network.exchange import Exchange
+
+__all__ = ["Node"]
+
+_log = logging.getLogger(__name__)
+
+# Exports that wait in memory to be taken in; with more, Zenoh holds the senders back.
+_BACKLOG = 64
+# Taking in is one commit at a time; the second thread parses meanwhile.
+_SUBMIT_THREADS = 2
+
+
+class Node:
+    """Answers for a coordinator on the network, and passes on what it holds.
+
+    Parameters
+    ----------
+    coordinator : FederatedCoordinator
+        Give it a store: an acknowledgement is worth as much as the store behind it.
+    listen : sequence of str
+        Endpoints, ``tls/HOST:PORT``, or ``tcp/HOST:PORT`` on loopback.
+    security : Security
+    exchange : Exchange, optional
+        :class:`Forwarding` makes it a regional coordinator, :class:`Gossip` a peer. Without one
+        it is the coordinator of a star, or the global one above regions.
+
+    Raises
+    ------
+    LinkError
+        If it cannot listen there.
+    SecurityError
+        If an endpoint is not as safe as it must be.
+
+    Notes
+    -----
+    The node answers from its own threads until it is closed. It does not close the coordinator.
+    """
+
+    def __init__(
+        self,
+        coordinator: FederatedCoordinator,
+        listen: Sequence[str],
+        *,
+        security: Security,
+        exchange: Exchange | None = None,
+    ) -> None:
+        self.coordinator = coordinator
+        self._exchange = exchange
+        self._line = Line(
+            listen=listen, alive=keys.alive("node", coordinator.coordinator_id), security=security
+        )
+        self._warm: tuple[int, bytes] | None = None
+        self._changes = 0
+        self._inherited: WarmStart | None = None
+        self._threads: list[threading.Thread] = []
+        self._queryables: list[zenoh.Queryable[Any]] = []
+        session = self._line.session()
+        if exchange is not None:
+            exchange.attach(self)
+        try:
+            for key, answer, threads in (
+                (keys.SUBMIT, self._submit, _SUBMIT_THREADS),
+                (keys.FORWARD, self._forward, _SUBMIT_THREADS),
+                (keys.WARM, self._warm_start, 1),
+                (keys.LEDGER, self._ledger, 1),
+                (keys.EXPORT, self._export, 1),
+                (keys.PUBLISH, self._publish, 1),
+            ):
+                self._serve(session, key, answer, threads)
+        except BaseException:
+            self.close()
+            raise
+
+    def take_in(self, export: AgentExport) -> AggregationResult:
+        """Commit an export; whoever the node exchanges with will hear of it."""
+        result = self.coordinator.aggregate(export)
+        if not result.duplicate:
+            self._changes += 1
+            if self._exchange is not None:
+                self._exchange.stir()
+        return result
+
+    def ledger(self) -> Ledger:
+        """Return what the coordinator holds, session by session."""
+        return ledger_of(self.coordinator)
+
+    def missing(self, ledger: Ledger) -> Iterator[AgentExport]:
+        """Exports held here that the holder of `ledger` lacks."""
+        return missing(self.coordinator, ledger)
+
+    def inherit(self, warm_start: WarmStart) -> None:
+        """Hand out what a coordinator above knows, while that is more than is known here."""
+        self._inherited = warm_start
+
+    def publish(self) -> int:
+        """Pass on what is held, now; returns sessions that travelled."""
+        return 0 if self._exchange is None else self._exchange.round()
+
+    def close(self) -> None:
+        """Finish what was begun, then leave."""
+        if self._exchange is not None:
+            self._exchange.close()
+        for queryable in self._queryables:
+            queryable.undeclare()  # type: ignore[no-untyped-call]
+        for thread in self._threads:
+            thread.join()
+        self._line.close()
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _submit(self, key: str, payload: bytes) -> bytes:
+        export = AgentExport.from_bytes(payload)
+        sender = keys.last(key)  # access control has let this sender use this name
+        if export.agent_id != sender:
+            raise RangeError(f"`export.agent_id` must be {sender!r}; got {export.agent_id!r}")
+        return msgspec.json.encode(self.take_in(export))
+
+    def _forward(self, key: str, payload: bytes) -> bytes:
+        return msgspec.json.encode(self.take_in(AgentExport.from_bytes(payload)))
+
+    def _warm_start(self, key: str, payload: bytes) -> bytes:
+        k = wire.decode_json(payload, int) if payload else None
+        inherited = self._inherited
+        if k is None and inherited is not None:
+            own = self.coordinator.warm_start()
+            return (inherited if inherited.version >= own.version else own).to_bytes()
+        if k is not None:
+            return self.coordinator.warm_start(k).to_bytes()
+        # A fleet that starts at one moment asks for one thing.
+        changes = self._changes
+        if self._warm is None or self._warm[0] != changes:
+            self._warm = (changes, self.coordinator.warm_start().to_bytes())
+        return self._warm[1]
+
+    def _ledger(self, key: str, payload: bytes) -> bytes:
+        ledger = self.ledger().to_bytes()
+        return b"" if payload == fingerprint(ledger) else ledger
+
+    def _export(self, key: str, payload: bytes) -> bytes:
+        session = keys.session(key)
+        export = export_of(self.coordinator, session)
+        if export is None:
+            raise RangeError(f"`session` must be one that is held; got {session}")
+        return export.to_bytes()
+
+    def _publish(self, key: str, payload: bytes) -> bytes:
+        return msgspec.json.encode(self.publish())
+
+    def _serve(
+        self, session: zenoh.Session, key: str, answer: Callable[[str, bytes], bytes], threads: int
+    ) -> None:
+        import zenoh
+
+        queryable = session.declare_queryable(
+            key, zenoh.handlers.FifoChannel(_BACKLOG), complete=True
+        )
+        self._queryables.append(queryable)
+        queries = queryable.handler  # a thread that waits on the queryable itself locks it
+
+        def work() -> None:
+            while True:
+                try:
+                    query = queries.recv()
+                except zenoh.ZError:  # undeclared
+                    return
+                with query:
+                    _answer(query, answer)
+
+        for number in range(threads):
+            thread = threading.Thread(target=work, name=f"sona {key} {number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+
+def _answer(query: zenoh.Query, answer: Callable[[str, bytes], bytes]) -> None:
+    import zenoh
+
+    key = str(query.key_expr)
+    payload = b"" if query.payload is None else query.payload.to_bytes()
+    try:
+        try:
+            answered = answer(key, payload)
+        except Exception as error:
+            refusal = Refusal.of(error)
+            if not refusal.final:
+                _log.exception("%s failed", key)
+            query.reply_err(msgspec.json.encode(refusal))
+        else:
+            query.reply(key, answered)
+    except zenoh.ZError as error:  # who asked has left
+        _log.warning("%s was not told the answer: %s", key, error)
