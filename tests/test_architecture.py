@@ -79,7 +79,7 @@ def test_no_pickle_and_no_eval():
 def test_import_brings_no_optional_library():
     code = (
         "import sys, sona, sona.federated, sona.learning;"
-        "heavy = {'sklearn', 'scipy', 'matplotlib', 'torch', 'tqdm', 'rich', 'sqlite3'};"
+        "heavy = {'sklearn', 'scipy', 'matplotlib', 'torch', 'tqdm', 'rich', 'sqlite3', 'zenoh'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

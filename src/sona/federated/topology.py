@@ -171,7 +171,7 @@ class PeerToPeer(InProcess):
     def publish(self) -> int:
         """Gossip in random pairs until nobody has news, then consolidate."""
         travelled = 0
-        while len({tuple(e.export_id for e in peer.exports) for peer in self._peers}) > 1:
+        while any(peer.ledger != self._peers[0].ledger for peer in self._peers):
             order = self._rng.permutation(len(self._peers))
             for a, b in zip(order, np.roll(order, -1), strict=True):
                 travelled += self._peers[a].merge(self._peers[b])

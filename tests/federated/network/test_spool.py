@@ -8,7 +8,7 @@ from tests.federated.network.fleet import OFF, coordinator, endpoint, export, he
 from sona.errors import RangeError, StoreError, UnansweredError
 from sona.federated import AgentExport, TrajectoryExport
 from sona.federated.network import Link, Node
-from sona.federated.network.spool import Spool
+from sona.federated.spool import Spool
 
 
 def test_the_next_agent_hands_in_what_was_left(tmp_path):
@@ -99,3 +99,12 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
         Spool(tmp_path / "file" / "spool")
     with pytest.raises(RangeError, match="`wait_s`"):
         Link(endpoint(), "agent", security=OFF, wait_s=-1.0)
+
+
+def test_a_full_spool_refuses(tmp_path, monkeypatch):
+    monkeypatch.setattr("sona.federated.spool.MAX_BYTES", 2_000)
+    spool = Spool(tmp_path)
+    spool.put(export(1))
+    with pytest.raises(StoreError, match="may hold 2000 bytes"):
+        spool.put(export(2))
+    assert list(spool) == [export(1)]

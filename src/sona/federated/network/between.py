@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sona.errors import RangeError
 from sona.federated.export import AgentExport
+from sona.federated.merge import Ledger
 from sona.federated.network import keys
-from sona.federated.network.ledger import Ledger
 from sona.federated.network.link import TIMEOUT_S, Link
 from sona.federated.network.messages import fingerprint
 
@@ -28,6 +28,10 @@ class NodeLink(Link):
             return AgentExport.from_bytes(self._line.ask(keys.export(session), b"", TIMEOUT_S))
         except RangeError:  # it was withdrawn there meanwhile
             return None
+
+    def heed(self, ledger: Ledger) -> None:
+        """Let the other know who was withdrawn here."""
+        self._line.ask(keys.HEED, ledger.to_bytes(), TIMEOUT_S)
 
     def forward(self, export: AgentExport) -> None:
         """Hand in what this node took in from an agent; returns once it is committed there."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sona.errors import SonaError, UnansweredError
+from sona.federated.merge import Ledger
 from sona.federated.network.between import NodeLink
 from sona.federated.network.exchange import Exchange
-from sona.federated.network.ledger import Ledger
 from sona.federated.network.security import Security
 
 if TYPE_CHECKING:
@@ -70,12 +70,16 @@ class Forwarding(Exchange):
         self._link.close()
 
     def _forward(self, node: Node) -> int:
+        coordinator = node.coordinator
         # A burst is many rounds: what was sent is known to be there, so it is not asked for again.
         stale = time.monotonic() - self._asked > self._interval_s
         if self._above is None or stale:
-            self._above, self._asked = self._link.ledger(node.ledger()), time.monotonic()
-        held, sent = node.ledger(), 0
-        for export in node.missing(self._above):
+            self._above, self._asked = self._link.ledger(coordinator.ledger), time.monotonic()
+            coordinator.heed(self._above)
+        held, sent = coordinator.ledger, 0
+        if held.epochs != self._above.epochs:
+            self._link.heed(held)
+        for export in coordinator.missing(self._above):
             if export.export_id in self._refused:
                 continue
             try:

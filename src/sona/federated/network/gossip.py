@@ -74,10 +74,10 @@ class Gossip(Exchange):
             link.close()
 
     def _pull(self, node: Node, link: NodeLink) -> int:
-        held = node.ledger()
-        theirs = link.ledger(held)
+        theirs = link.ledger(node.coordinator.ledger)
+        node.coordinator.heed(theirs)
         taken = 0
-        for session in theirs.news_for(held):
+        for session in theirs.news_for(node.coordinator.ledger):
             export = link.export(session)
             if export is None or export.export_id in self._refused:
                 continue

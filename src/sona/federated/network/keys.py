@@ -12,6 +12,7 @@ __all__ = [
     "ALL",
     "EXPORT",
     "FORWARD",
+    "HEED",
     "LEDGER",
     "PUBLISH",
     "SUBMIT",
@@ -29,6 +30,7 @@ _ROOT = "sona/1"  # rises when an old process could misread a new one
 ALL = f"{_ROOT}/**"
 ALIVE = f"{_ROOT}/alive/**"
 FORWARD = f"{_ROOT}/forward"
+HEED = f"{_ROOT}/heed"
 LEDGER = f"{_ROOT}/ledger"
 PUBLISH = f"{_ROOT}/publish"
 WARM = f"{_ROOT}/warm"

@@ -17,8 +17,8 @@ from sona.federated.network import keys
 from sona.federated.network.backoff import attempts
 from sona.federated.network.line import Line
 from sona.federated.network.security import Security
-from sona.federated.network.spool import Spool
 from sona.federated.records import AggregationResult
+from sona.federated.spool import Spool
 from sona.federated.topology import Topology
 from sona.federated.warm_start import WarmStart
 

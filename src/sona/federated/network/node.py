@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ from sona import wire
 from sona.errors import RangeError
 from sona.federated.coordinator import FederatedCoordinator
 from sona.federated.export import AgentExport
+from sona.federated.merge import Ledger
 from sona.federated.network import keys
-from sona.federated.network.ledger import Ledger, export_of, ledger_of, missing
 from sona.federated.network.line import Line
 from sona.federated.network.messages import Refusal, fingerprint
 from sona.federated.network.security import Security
@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 # Exports that wait in memory to be taken in; with more, Zenoh holds the senders back.
 _BACKLOG = 64
+# How often to see whether something has waited long enough for a consolidation.
+_TICK_S = 10.0
 # Taking in is one commit at a time; the second thread parses meanwhile.
 _SUBMIT_THREADS = 2
 
@@ -78,20 +80,24 @@ class Node:
         self._line = Line(
             listen=listen, alive=keys.alive("node", coordinator.coordinator_id), security=security
         )
-        self._warm: tuple[int, bytes] | None = None
+        self._warm: tuple[object, int, bytes] | None = None
+        self._news = threading.Event()
+        self._closing = threading.Event()
         self._changes = 0
         self._inherited: WarmStart | None = None
         self._threads: list[threading.Thread] = []
         self._queryables: list[zenoh.Queryable[Any]] = []
-        session = self._line.session()
-        if exchange is not None:
-            exchange.attach(self)
         try:
+            session = self._line.session()
+            self._start(self._learn, "learn")
+            if exchange is not None:
+                exchange.attach(self)
             for key, answer, threads in (
                 (keys.SUBMIT, self._submit, _SUBMIT_THREADS),
                 (keys.FORWARD, self._forward, _SUBMIT_THREADS),
                 (keys.WARM, self._warm_start, 1),
                 (keys.LEDGER, self._ledger, 1),
+                (keys.HEED, self._heed, 1),
                 (keys.EXPORT, self._export, 1),
                 (keys.PUBLISH, self._publish, 1),
             ):
@@ -102,20 +108,13 @@ class Node:
 
     def take_in(self, export: AgentExport) -> AggregationResult:
         """Commit an export; whoever the node exchanges with will hear of it."""
-        result = self.coordinator.aggregate(export)
+        result = self.coordinator.aggregate(export, consolidate=False)
         if not result.duplicate:
             self._changes += 1
+            self._news.set()
             if self._exchange is not None:
                 self._exchange.stir()
         return result
-
-    def ledger(self) -> Ledger:
-        """Return what the coordinator holds, session by session."""
-        return ledger_of(self.coordinator)
-
-    def missing(self, ledger: Ledger) -> Iterator[AgentExport]:
-        """Exports held here that the holder of `ledger` lacks."""
-        return missing(self.coordinator, ledger)
 
     def inherit(self, warm_start: WarmStart) -> None:
         """Hand out what a coordinator above knows, while that is more than is known here."""
@@ -129,6 +128,8 @@ class Node:
         """Finish what was begun, then leave."""
         if self._exchange is not None:
             self._exchange.close()
+        self._closing.set()
+        self._news.set()
         for queryable in self._queryables:
             queryable.undeclare()  # type: ignore[no-untyped-call]
         for thread in self._threads:
@@ -164,25 +165,40 @@ class Node:
             return (inherited if inherited.version >= own.version else own).to_bytes()
         if k is not None:
             return self.coordinator.warm_start(k).to_bytes()
-        # A fleet that starts at one moment asks for one thing.
-        changes = self._changes
-        if self._warm is None or self._warm[0] != changes:
-            self._warm = (changes, self.coordinator.warm_start().to_bytes())
-        return self._warm[1]
+        # A fleet that starts at one moment asks for one thing; a consolidation changes the engine.
+        engine, changes = self.coordinator.master_engine, self._changes
+        warm = self._warm
+        if warm is None or warm[0] is not engine or warm[1] != changes:
+            warm = self._warm = (engine, changes, self.coordinator.warm_start().to_bytes())
+        return warm[2]
 
     def _ledger(self, key: str, payload: bytes) -> bytes:
-        ledger = self.ledger().to_bytes()
+        ledger = self.coordinator.ledger.to_bytes()
         return b"" if payload == fingerprint(ledger) else ledger
 
     def _export(self, key: str, payload: bytes) -> bytes:
         session = keys.session(key)
-        export = export_of(self.coordinator, session)
-        if export is None:
+        held = self.coordinator.store.export(session)
+        if held is None:
             raise RangeError(f"`session` must be one that is held; got {session}")
-        return export.to_bytes()
+        return held[1].to_bytes()
+
+    def _heed(self, key: str, payload: bytes) -> bytes:
+        self.coordinator.heed(Ledger.from_bytes(payload))
+        return b""
 
     def _publish(self, key: str, payload: bytes) -> bytes:
         return msgspec.json.encode(self.publish())
+
+    def _learn(self) -> None:
+        """Consolidate when that is due, beside everything else."""
+        while not self._closing.is_set():
+            self._news.wait(_TICK_S)
+            self._news.clear()
+            try:
+                self.coordinator.tick()
+            except Exception:  # whatever it is, exports must still be taken in
+                _log.exception("no consolidation, trying again with the next export")
 
     def _serve(
         self, session: zenoh.Session, key: str, answer: Callable[[str, bytes], bytes], threads: int
@@ -205,9 +221,12 @@ class Node:
                     _answer(query, answer)
 
         for number in range(threads):
-            thread = threading.Thread(target=work, name=f"sona {key} {number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._start(work, f"{key} {number}")
+
+    def _start(self, work: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=work, name=f"sona {name}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
 
 def _answer(query: zenoh.Query, answer: Callable[[str, bytes], bytes]) -> None:

@@ -7,12 +7,14 @@ agents that submit one file at a time do no harm: submitting is idempotent.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
 from os import PathLike, fspath
 from urllib.parse import quote
 
+from sona import state
 from sona.errors import FormatError, StoreError
 from sona.federated.export import AgentExport
 
@@ -20,6 +22,8 @@ __all__ = ["Spool"]
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".export"
+# A host whose coordinator is gone for weeks must not lose its disk to it.
+MAX_BYTES = 1 << 30
 
 
 class Spool:
@@ -49,20 +53,21 @@ class Spool:
         Raises
         ------
         StoreError
-            If it cannot be written; nothing is left half-written.
+            If it cannot be written or the directory would grow past 1 GiB; nothing is half-written.
         """
         path = self._path(export)
         held = self._read(path) if os.path.exists(path) else None
         if held is not None and held.order >= export.order:
             return path
-        partial = f"{path}.{os.getpid()}.{export.export_id[:12]}"
+        data = export.to_bytes()
+        held_bytes = sum(entry.stat().st_size for entry in os.scandir(self._directory))
+        if held_bytes + len(data) > MAX_BYTES:
+            raise StoreError(
+                f"`spool`: {self._directory!r} may hold {MAX_BYTES} bytes; it holds {held_bytes}"
+                f" and {len(data)} more came"
+            )
         try:
-            with open(partial, "wb") as stream:
-                stream.write(export.to_bytes())
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, path)
-            self._sync()
+            state.write(path, data)
         except OSError as error:
             raise StoreError(f"`spool`: cannot write {path!r}: {error}") from error
         return path
@@ -108,25 +113,13 @@ class Spool:
 
     def _set_aside(self, path: str, fault: str) -> None:
         _log.error("%s is set aside: %s", path, fault)
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.replace(path, f"{path}.refused")
-        except FileNotFoundError:
-            return
 
     def _remove(self, path: str) -> None:
-        try:
+        # If a crash brings it back it is submitted once more, which changes nothing.
+        with contextlib.suppress(FileNotFoundError):
             os.remove(path)
-        except FileNotFoundError:
-            return
-        self._sync()
-
-    def _sync(self) -> None:
-        # Without it a crash may bring a removed file back or lose a new one.
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _short(text: str) -> str:
