@@ -136,16 +136,18 @@ def test_accumulate_moves_what_changed(
         backend.accumulate(points, labels, weights, sums, counts, wrong)
 
 
-def test_nearer_keeps_the_smaller_distance(
+def test_squared_distances_of_unit_rows(
     backend: ModuleType, dim: int, rng: np.random.Generator
 ) -> None:
-    points = unit(rng.standard_normal((60, dim)))
-    seeds = points[:19].copy()
-    distances = rng.uniform(0.0, 2.0, 60).astype(np.float32)
-    squares = np.square(seeds[:, None, :].astype(np.float64) - points).sum(axis=2)
-    answer = backend.nearer(points, seeds, distances)
-    np.testing.assert_allclose(answer, np.minimum(squares, distances), atol=2e-6)
-    assert (answer[np.arange(19), np.arange(19)] == 0.0).all()
+    points = unit(rng.standard_normal((100, dim)))
+    for m in (1, 16, 19):
+        seeds = points[:m].copy()
+        squares = np.square(seeds[:, None, :].astype(np.float64) - points).sum(axis=2)
+        answer = backend.squared_distances(points, seeds)
+        assert answer.shape == (m, 100)
+        np.testing.assert_allclose(answer, squares, atol=6e-6)
+        assert (answer[np.arange(m), np.arange(m)] == 0.0).all()
+    assert backend.squared_distances(points[:0], points[:3]).shape == (3, 0)
 
 
 def test_a_bad_label_adds_nothing(backend: ModuleType) -> None:

@@ -57,6 +57,30 @@ def test_inertia_never_rises(seed: int, noise: float) -> None:
     assert all(after <= before * (1 + 1e-6) for before, after in pairwise(path))
 
 
+def test_single_moves_go_on_where_lloyd_ends() -> None:
+    # Without structure a tenth of each centroid is the point itself.
+    points = np.random.default_rng(0).standard_normal((600, 24)).astype(np.float32)
+    km = SphericalKMeans(40, tol=0.0).fit(points)
+    lloyd = min(
+        SphericalKMeans(40, init=points[i : i + 40], tol=0.0).fit(points).inertia_
+        for i in range(0, 400, 40)
+    )
+    assert km.inertia_ < 0.99 * lloyd
+    np.testing.assert_array_equal(km.predict(points), km.labels_)
+
+
+def test_given_centroids_are_taken_as_they_are() -> None:
+    points, _ = blobs(200, 8, 16, seed=0, noise=2.0)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    centroids = unit[:8]
+    for _ in range(50):
+        labels = (unit @ centroids.T).argmax(axis=1)
+        sums = np.stack([unit[labels == c].sum(axis=0) for c in range(8)])
+        centroids = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    km = SphericalKMeans(8, init=points[:8], tol=0.0).fit(points)
+    np.testing.assert_allclose(km.centroids_, centroids, atol=1e-5)
+
+
 def test_same_seed_same_bits_other_seed_other_start() -> None:
     points, _ = blobs(300, 30, 16, seed=0, noise=2.0)
     one, two = (SphericalKMeans(10, seed=5).fit(points) for _ in range(2))

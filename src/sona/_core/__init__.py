@@ -36,8 +36,8 @@ __all__ = [
     "decision_step",
     "encode_rows",
     "forced",
-    "nearer",
     "screens_assignments",
+    "squared_distances",
     "top_k",
     "unit_rows",
 ]
@@ -85,8 +85,8 @@ if TYPE_CHECKING or backend == "native":
         assign,
         decision_step,
         encode_rows,
-        nearer,
         screens_assignments,
+        squared_distances,
         top_k,
         unit_rows,
     )
@@ -100,8 +100,8 @@ else:
         assign,
         decision_step,
         encode_rows,
-        nearer,
         screens_assignments,
+        squared_distances,
         top_k,
         unit_rows,
     )

@@ -63,9 +63,9 @@ cdef extern from "core.h" namespace "sona" nogil:
         const float* points, Py_ssize_t n, Py_ssize_t dim, const int32_t* labels,
         const double* weights, const int32_t* before, Py_ssize_t k, double* sums, double* counts)
     bint _screens_assignments "sona::screens_assignments"(Py_ssize_t k)
-    void _nearer "sona::nearer"(
+    bint _squared_distances "sona::squared_distances"(
         const float* points, Py_ssize_t n, Py_ssize_t dim, const float* seeds, Py_ssize_t m,
-        const float* distances, float* out)
+        float* out)
     bint _top_k "sona::top_k"(
         const float* rows, Py_ssize_t n, Py_ssize_t dim, const float* queries,
         Py_ssize_t n_queries, Py_ssize_t k, const Codes* codes, int64_t* indices,
@@ -350,16 +350,18 @@ def screens_assignments(n_clusters):
     return _screens_assignments(n_clusters)
 
 
-def nearer(points, seeds, distances):
-    contracts.check_nearer(points, seeds, distances)
+def squared_distances(points, seeds):
+    contracts.check_squared_distances(points, seeds)
     cdef Py_ssize_t n = sona_dim(points, 0), dim = sona_dim(points, 1), m = sona_dim(seeds, 0)
     cdef object out = sona_new(False, m, n, NPY_FLOAT32)
     cdef const float* p = <const float*>sona_data(points)
     cdef const float* s = <const float*>sona_data(seeds)
-    cdef const float* d = <const float*>sona_data(distances)
     cdef float* o = <float*>sona_data(out)
+    cdef bint done
     with nogil:
-        _nearer(p, n, dim, s, m, d, o)
+        done = _squared_distances(p, n, dim, s, m, o)
+    if not done:
+        raise MemoryError
     return out
 
 

@@ -205,27 +205,31 @@ Index accumulate(const float* points, Index n, Index dim, const int32_t* labels,
     return n;
 }
 
-void nearer(const float* points, Index n, Index dim, const float* seeds, Index m,
-            const float* distances, float* out) noexcept {
-    const RowKernels& rows = *active().rows;
-    const Index PART = 64, FEW = 16;
-    float products[PART * FEW];
-    for (Index first = 0; first < m; first += FEW) {
-        const Index few = std::min(FEW, m - first);
-        for (Index i = 0; i < n; i += PART) {
-            const Index part = std::min(PART, n - i);
-            rows.cross(seeds + first * dim, few, dim, points + i * dim, part, products);
-            for (Index j = 0; j < few; ++j) {
+bool squared_distances(const float* points, Index n, Index dim, const float* seeds, Index m,
+                       float* out) noexcept {
+    const TileKernels& tiles = *active().tiles;
+    const Index lanes = NARROW_LANES, panel = (dim + 1) * lanes, PART = 96;
+    const Block<float> panels(panel_count(m, lanes) * panel);
+    if (!panels.get()) return false;
+    pack_panels(seeds, m, dim, lanes, panels.get());
+    // What rounding leaves of equal rows, with a wide margin: it grows like a random walk.
+    const float nothing = 1e-6f + 2.5e-7f * sqrtf((float)dim);
+    float products[PART * NARROW_LANES];
+    for (Index i = 0; i < n; i += PART) {
+        const Index part = std::min(PART, n - i);
+        for (Index first = 0; first < m; first += lanes) {
+            tiles.products(points + i * dim, part, dim, panels.get() + first / lanes * panel,
+                           products);
+            for (Index j = 0; j < std::min(lanes, m - first); ++j) {
                 float* to = out + (first + j) * n + i;
                 for (Index p = 0; p < part; ++p) {
-                    const float square = 2.0f - 2.0f * products[p * few + j];
-                    // Below this it is what rounding leaves of equal rows.
-                    const float own = square < 1e-6f ? 0.0f : square;
-                    to[p] = own < distances[i + p] ? own : distances[i + p];
+                    const float square = 2.0f - 2.0f * products[p * lanes + j];
+                    to[p] = square < nothing ? 0.0f : square;
                 }
             }
         }
     }
+    return true;
 }
 
 }  // namespace sona

@@ -101,12 +101,11 @@ def check_accumulate(
         require(before, (n,), np.int32, "before")
 
 
-def check_nearer(points: Any, seeds: Any, distances: Any) -> None:
+def check_squared_distances(points: Any, seeds: Any) -> None:
     n, dim = _shape(points, 2, "points")
     m = _shape(seeds, 2, "seeds")[0]
     require(points, (n, dim), np.float32, "points")
     require(seeds, (m, dim), np.float32, "seeds")
-    require(distances, (n,), np.float32, "distances")
 
 
 def check_encode_rows(rows: Any, codes: RowCodes, start: int) -> None:

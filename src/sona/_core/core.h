@@ -58,9 +58,9 @@ bool assign(const float* points, Index n, const float* centroids, Index k, Index
 Index accumulate(const float* points, Index n, Index dim, const int32_t* labels,
                  const double* weights, const int32_t* before, Index k, double* sums,
                  double* counts) noexcept;
-// out[j * n + i] = the smaller of distances[i] and |point_i - seed_j|^2, of unit rows
-void nearer(const float* points, Index n, Index dim, const float* seeds, Index m,
-            const float* distances, float* out) noexcept;
+// out[j * n + i] = |point_i - seed_j|^2, of unit rows. False where there was no memory to work with.
+bool squared_distances(const float* points, Index n, Index dim, const float* seeds, Index m,
+                       float* out) noexcept;
 
 // Rows and queries of length at most 1; codes may be null.
 bool top_k(const float* rows, Index n, Index dim, const float* queries, Index n_queries, Index k,

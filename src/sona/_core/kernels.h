@@ -36,8 +36,6 @@ struct HalfKernels {
 struct RowKernels {
     // out[i] = rows_i . query
     void (*dots)(const float* rows, Index n, Index dim, const float* query, float* out);
-    // out[i * m + j] = points_i . rows_j, for few rows and many points
-    void (*cross)(const float* rows, Index m, Index dim, const float* points, Index n, float* out);
     // out[j] = rows[index[j]] . query
     void (*dots_at)(const float* rows, Index dim, const int64_t* index, Index k,
                     const float* query, float* out);
@@ -77,6 +75,9 @@ struct Hit {
     float product;
 };
 
+// Columns of the panel that `products` takes.
+enum { NARROW_LANES = 16 };
+
 // Rows against packed panels of `lanes` columns (see simd/tiles.cpp and pack_panels).
 struct TileKernels {
     Index lanes;
@@ -88,6 +89,8 @@ struct TileKernels {
     // Writes every product above its column's threshold, with room for all; returns how many.
     Index (*beating)(const float* rows, Index n, Index dim, const float* panels, Index n_panels,
                      const float* thresholds, Hit* hits);
+    // out[i * NARROW_LANES + j] = rows_i . column_j
+    void (*products)(const float* rows, Index n, Index dim, const float* panel, float* out);
 };
 
 // Coded rows against packed panels of `lanes` coded columns (see simd/code_tiles.cpp).

@@ -23,8 +23,8 @@ __all__ = [
     "assign",
     "decision_step",
     "encode_rows",
-    "nearer",
     "screens_assignments",
+    "squared_distances",
     "top_k",
     "unit_rows",
 ]
@@ -447,8 +447,8 @@ def screens_assignments(n_clusters: int) -> bool:
     return False
 
 
-def nearer(points: FloatArray, seeds: FloatArray, distances: FloatArray) -> FloatArray:
-    """Return what each seed would make of each point's squared distance to its nearest seed.
+def squared_distances(points: FloatArray, seeds: FloatArray) -> FloatArray:
+    """Return the squared distance of each point from each seed.
 
     Parameters
     ----------
@@ -456,24 +456,20 @@ def nearer(points: FloatArray, seeds: FloatArray, distances: FloatArray) -> Floa
         Unit rows.
     seeds : ndarray of float32, shape (m, dim)
         Unit rows.
-    distances : ndarray of float32, shape (n,)
-        Squared distance of each point to the seeds there are.
 
     Returns
     -------
     ndarray of float32, shape (m, n)
-        The smaller of distances[i] and |points[i] - seeds[j]|^2; below 1e-6, which is what
-        rounding leaves of equal rows, it is 0.
+        Below 1e-6 + 2.5e-7 * sqrt(dim), which is more than rounding leaves of equal rows, it is 0.
 
     Raises
     ------
     ShapeError, DTypeError
     """
-    contracts.check_nearer(points, seeds, distances)
-    squares = 2.0 - 2.0 * (seeds @ points.T)
-    squares[squares < 1e-6] = 0.0
-    nearest: FloatArray = np.minimum(squares, distances)
-    return nearest
+    contracts.check_squared_distances(points, seeds)
+    squares: FloatArray = 2.0 - 2.0 * (seeds @ points.T)
+    squares[squares < 1e-6 + 2.5e-7 * np.sqrt(points.shape[1])] = 0.0
+    return squares
 
 
 def encode_rows(rows: FloatArray, codes: RowCodes, start: int) -> None:

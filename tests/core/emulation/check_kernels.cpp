@@ -77,6 +77,20 @@ static void check_assign(Index dim, Index k, bool coded) {
     expect(good, coded ? "assign by codes" : "assign", dim, k);
 }
 
+static void check_distances(Index dim) {
+    const Index n = 101, m = 19;
+    const std::vector<float> x = random_rows(n, dim, true);
+    std::vector<float> squares((size_t)(n * m));
+    squared_distances(x.data(), n, dim, x.data(), m, squares.data());
+    bool good = true;
+    for (Index j = 0; j < m; ++j)
+        for (Index i = 0; i < n; ++i) {
+            const double want = 2.0 - 2.0 * dot(&x[(size_t)(i * dim)], &x[(size_t)(j * dim)], dim);
+            good &= fabs(squares[(size_t)(j * n + i)] - want) <= 1e-5;
+        }
+    expect(good, "squared distances", dim, n);
+}
+
 static void check_search(Index dim, Index n, Index m, bool coded) {
     const Index k = std::min((Index)10, n), width = (dim + 63) / 64 * 64;
     const std::vector<float> rows = random_rows(n, dim, true), q = random_rows(m, dim, true);
@@ -128,6 +142,7 @@ int main() {
         for (const Index n : {(Index)1, (Index)9, (Index)(dim > 96 ? 2100 : 150)})
             for (const Index m : {1, 9})
                 for (const bool coded : {false, true}) check_search(dim, n, m, coded);
+        check_distances(dim);
         check_step(dim);
     }
     printf(failures ? "%d failures\n" : "all agree\n", failures);

@@ -34,52 +34,6 @@ SONA_INLINE void dots_block(const float* rows, Index dim, const float* query, fl
     dots_of<R>(row, dim, query, out);
 }
 
-// Two points share each load of a row; R rows share each load of a point.
-template <int R>
-SONA_INLINE void cross_block(const float* rows, Index dim, const float* point, const float* next,
-                             float* out, float* out_next) {
-    vf sum[R], more[R];
-    SONA_UNROLL for (int r = 0; r < R; ++r) sum[r] = more[r] = vzero();
-    Index i = 0;
-    for (; i + W <= dim; i += W) {
-        const vf p = vload(point + i), q = vload(next + i);
-        SONA_UNROLL for (int r = 0; r < R; ++r) {
-            const vf row = vload(rows + r * dim + i);
-            sum[r] = vfma(row, p, sum[r]);
-            more[r] = vfma(row, q, more[r]);
-        }
-    }
-    if (i < dim) {
-        const vf p = vload(point + i, dim - i), q = vload(next + i, dim - i);
-        SONA_UNROLL for (int r = 0; r < R; ++r) {
-            const vf row = vload(rows + r * dim + i, dim - i);
-            sum[r] = vfma(row, p, sum[r]);
-            more[r] = vfma(row, q, more[r]);
-        }
-    }
-    SONA_UNROLL for (int r = 0; r < R; ++r) out[r] = vsum(sum[r]), out_next[r] = vsum(more[r]);
-}
-
-void cross(const float* rows, Index m, Index dim, const float* points, Index n, float* out) {
-    for (Index i = 0; i < n; i += 2) {
-        // The last point of an odd number is done twice.
-        const Index j = i + 1 < n ? i + 1 : i;
-        const float *p = points + i * dim, *q = points + j * dim, *row = rows;
-        float *a = out + i * m, *b = out + j * m;
-        Index left = m;
-        for (; left >= 4; left -= 4, row += 4 * dim, a += 4, b += 4) {
-            if (left == 6) break;
-            cross_block<4>(row, dim, p, q, a, b);
-        }
-        switch (left) {
-            case 6: cross_block<6>(row, dim, p, q, a, b); break;
-            case 3: cross_block<3>(row, dim, p, q, a, b); break;
-            case 2: cross_block<2>(row, dim, p, q, a, b); break;
-            case 1: cross_block<1>(row, dim, p, q, a, b); break;
-        }
-    }
-}
-
 void dots_at(const float* rows, Index dim, const int64_t* index, Index k, const float* query,
              float* out) {
     for (; k > 0; k -= 8, index += 8, out += 8) {
@@ -175,5 +129,5 @@ int all_finite(const float* values, Index n) {
 
 namespace sona {
 extern const RowKernels SONA_EXPORT(rows);
-const RowKernels SONA_EXPORT(rows) = {dots, cross, dots_at, blend, mix, dot_wide, add_row, unit, all_finite};
+const RowKernels SONA_EXPORT(rows) = {dots, dots_at, blend, mix, dot_wide, add_row, unit, all_finite};
 }  // namespace sona

@@ -4,6 +4,8 @@
 // one row per coordinate. A tile multiplies ROWS rows, broadcast, with one panel and keeps all
 // ROWS * LANES products in registers; no matrix of products is ever stored. The bias is the start
 // value of each product: 0, or -infinity for the columns that only fill up the last panel.
+//
+// `products` alone stores what it computes: all of a few columns is what seeding wants to know.
 #include <math.h>
 
 #include "../kernels.h"
@@ -22,31 +24,47 @@ enum { ROWS = 6, VECS = 4 };  // 24 sums, 4 panel vectors, 2 of broadcasts
 enum { ROWS = 2, VECS = 4 };  // SSE2 has 16 registers
 #endif
 enum { LANES = VECS * W };
+// One panel of as many columns on every instruction set.
+enum { NARROW = sona::NARROW_LANES / W };
 
 // Rows that are worked through against one panel before the next one is loaded: enough for the
 // panel to stay in L1 meanwhile, few enough for the rows to stay in L2.
 const Index BLOCK = 16 * ROWS;
 
+// floats of a cache line
+enum { LINE = 16 };
+
+template <int V>
+SONA_INLINE void step(const float* const* at, const float* panel, Index i, vf (*sum)[V]) {
+    vf column[V];
+    SONA_UNROLL for (int v = 0; v < V; ++v) column[v] = vload(panel + v * W);
+    SONA_UNROLL for (int r = 0; r < ROWS; ++r) {
+        const vf x = vset(at[r][i]);
+        SONA_UNROLL for (int v = 0; v < V; ++v) sum[r][v] = vfma(x, column[v], sum[r][v]);
+    }
+}
+
+template <int V>
 SONA_INLINE void tile(const float* const* row, const float* panel, Index dim, float* products) {
-    vf sum[ROWS][VECS];
-    SONA_UNROLL for (int v = 0; v < VECS; ++v) {
+    vf sum[ROWS][V];
+    SONA_UNROLL for (int v = 0; v < V; ++v) {
         const vf bias = vload(panel + v * W);
         SONA_UNROLL for (int r = 0; r < ROWS; ++r) sum[r][v] = bias;
     }
     const float* at[ROWS];
     SONA_UNROLL for (int r = 0; r < ROWS; ++r) at[r] = row[r];
-    panel += LANES;
-    for (Index i = 0; i < dim; ++i, panel += LANES) {
-        vf column[VECS];
-        SONA_UNROLL for (int v = 0; v < VECS; ++v) column[v] = vload(panel + v * W);
-        SONA_UNROLL for (int r = 0; r < ROWS; ++r) {
-            const vf x = vset(at[r][i]);
-            SONA_UNROLL for (int v = 0; v < VECS; ++v) sum[r][v] = vfma(x, column[v], sum[r][v]);
-        }
+    panel += V * W;
+    Index i = 0;
+    for (; i + LINE <= dim; i += LINE) {
+        // The next tile's rows: short streams, of which the hardware misses each beginning.
+        SONA_UNROLL for (int r = 0; r < ROWS; ++r) SONA_PREFETCH(at[r] + ROWS * dim + i);
+        for (Index end = i + LINE, j = i; j < end; ++j, panel += V * W)
+            step<V>(at, panel, j, sum);
     }
+    for (; i < dim; ++i, panel += V * W) step<V>(at, panel, i, sum);
     SONA_UNROLL for (int r = 0; r < ROWS; ++r)
-        SONA_UNROLL for (int v = 0; v < VECS; ++v)
-            vstore(products + r * LANES + v * W, sum[r][v]);
+        SONA_UNROLL for (int v = 0; v < V; ++v)
+            vstore(products + r * V * W + v * W, sum[r][v]);
 }
 
 // A tile that hangs over the end repeats the last row; its products are not looked at.
@@ -65,7 +83,7 @@ void nearest(const float* points, Index n, Index dim, const float* panels, Index
                 const float* row[ROWS];
                 float products[ROWS * LANES];
                 point(row, points, i, end, dim);
-                tile(row, panel, dim, products);
+                tile<VECS>(row, panel, dim, products);
                 for (Index r = 0; r < ROWS && i + r < end; ++r) {
                     const float* product = products + r * LANES;
                     const float best = vmaximum<VECS>(product);
@@ -90,7 +108,7 @@ Index beating(const float* rows, Index n, Index dim, const float* panels, Index 
             const float* row[ROWS];
             float products[ROWS * LANES];
             point(row, rows, i, n, dim);
-            tile(row, panel, dim, products);
+            tile<VECS>(row, panel, dim, products);
             for (Index r = 0; r < ROWS && i + r < n; ++r) {
                 const float* product = products + r * LANES;
                 if (!vexceeds<VECS>(product, threshold)) continue;
@@ -103,9 +121,24 @@ Index beating(const float* rows, Index n, Index dim, const float* panels, Index 
     }
     return found;
 }
+
+void products(const float* rows, Index n, Index dim, const float* panel, float* out) {
+    const Index lanes = sona::NARROW_LANES;
+    for (Index i = 0; i < n; i += ROWS) {
+        const float* row[ROWS];
+        float tail[ROWS * sona::NARROW_LANES];
+        point(row, rows, i, n, dim);
+        if (i + ROWS <= n) {
+            tile<NARROW>(row, panel, dim, out + i * lanes);
+        } else {
+            tile<NARROW>(row, panel, dim, tail);
+            memcpy(out + i * lanes, tail, (size_t)((n - i) * lanes) * sizeof(float));
+        }
+    }
+}
 }  // namespace
 
 namespace sona {
 extern const TileKernels SONA_EXPORT(tiles);
-const TileKernels SONA_EXPORT(tiles) = {LANES, BLOCK, nearest, beating};
+const TileKernels SONA_EXPORT(tiles) = {LANES, BLOCK, nearest, beating, products};
 }  // namespace sona
