@@ -92,16 +92,18 @@ def test_adversarial_rows_are_decided_as_in_double(
         np.testing.assert_allclose(true[indices[q]], best, rtol=0.0, atol=1e-15)
 
 
-def test_ties_go_by_row(search: Any, dim: int, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(("n", "k"), [(300, 60), (2500, 5)])
+def test_ties_go_by_row(search: Any, dim: int, n: int, k: int, rng: np.random.Generator) -> None:
     kinds = unit(rng.standard_normal((6, dim)))
-    which = rng.integers(0, 6, 300)
+    which = rng.integers(0, 6, n)
     queries = unit(rng.standard_normal((5, dim)))
-    indices, _ = search(kinds[which], queries, 60)
+    indices, _ = search(kinds[which], queries, k)
     true = queries.astype(np.float64) @ kinds.T.astype(np.float64)
     for q in range(5):
         values = true[q].round(12)[which]
-        expected = np.argsort(-values, kind="stable")[:60]
+        expected = np.argsort(-values, kind="stable")[:k]
         np.testing.assert_array_equal(indices[q], expected)
+        np.testing.assert_array_equal(search(kinds[which], queries[q], k)[0], expected)
 
 
 def test_rows_beyond_n_are_not_seen(backend: ModuleType) -> None:

@@ -5,6 +5,7 @@
 // float32, then double, which also decides the order. The answer is that of double arithmetic
 // whatever the path, the instruction set or the number of threads.
 #include <math.h>
+#include <string.h>
 
 #include <algorithm>
 #include <atomic>
@@ -94,10 +95,33 @@ struct Search {
         refine(query, w.coarse, w.fine);
     }
 
+    // What a sieve left, without the rows that k equal ones precede: of equal rows the first win.
+    // Equal rows have equal upper ends, so one look at the last row with the same upper end finds
+    // them; where other rows got in between, some are kept, which costs time and nothing else.
+    const std::vector<Candidate>& contenders(Sieve& sieve) const {
+        std::vector<Candidate>& all = sieve.survivors();
+        if ((Index)all.size() < 2 * k + 64) return all;
+        struct Kind {
+            const float* row;
+            Index copies;
+        } kinds[64] = {};
+        const auto surplus = [&](const Candidate& c) {
+            uint32_t bits;
+            memcpy(&bits, &c.upper, 4);
+            Kind& kind = kinds[bits * 2654435769u >> 26];
+            const float* row = rows + c.row * dim;
+            if (!kind.row || memcmp(kind.row, row, (size_t)dim * sizeof(float)) != 0)
+                kind = {row, 0};
+            return ++kind.copies > k;
+        };
+        all.erase(std::remove_if(all.begin(), all.end(), surplus), all.end());
+        return all;
+    }
+
     // Survivors of the codes, sieved by their float32 products.
     void refine(const float* query, Sieve& coarse, Sieve& fine) const {
         fine.reset(k);
-        const std::vector<Candidate>& passed_on = coarse.survivors();
+        const std::vector<Candidate>& passed_on = contenders(coarse);
         float exact[BLOCK];
         int64_t index[BLOCK];
         for (size_t i = 0; i < passed_on.size(); i += BLOCK) {
@@ -121,7 +145,7 @@ struct Search {
     // The k best of the fine sieve's survivors, best first.
     void decide(const float* query, Sieve& sieve, std::vector<Exact>& best) const {
         best.clear();
-        for (const Candidate& c : sieve.survivors())
+        for (const Candidate& c : contenders(sieve))
             best.push_back({row_kernels.dot_wide(rows + c.row * dim, query, dim), c.row});
         keep_best(best);
     }

@@ -40,7 +40,7 @@ class Sieve {
     }
 
     // In the order of adding.
-    const std::vector<Candidate>& survivors() {
+    std::vector<Candidate>& survivors() {
         const float least = floor();
         candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(),
                                          [=](const Candidate& c) { return c.upper < least; }),
