@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -153,11 +152,7 @@ class SonaEngine:
                 "`trajectory` must come from begin_trajectory; got " + type(trajectory).__name__
             )
         built = trajectory.build(self, quality)
-        if not self._enabled:
-            return None
-        with self._lock:
-            self._absorb(built)
-        return built
+        return built if self.absorb(built) else None
 
     def submit_trajectory(self, trajectory: Trajectory) -> None:
         """Learn from a finished trajectory that was built elsewhere.
@@ -172,16 +167,31 @@ class SonaEngine:
         ShapeError, DTypeError, NonFiniteError, RangeError
             If a value is refused; the engine is as it was.
         """
-        _core.as_vector(trajectory.embedding, self._dim, "trajectory.embedding")
-        check_number("trajectory.quality", trajectory.quality, 0.0, 1.0)
-        if trajectory.route is not None:
-            check_text("trajectory.route", trajectory.route)
-        for step in trajectory.steps:
-            _core.as_vector(step.activations, self._config.hidden_dim, "trajectory.steps")
-            check_number("trajectory.steps", step.reward, 0.0, 1.0)
-        if self._enabled:
-            with self._lock:
-                self._absorb(trajectory)
+        hidden_dim, route = self._config.hidden_dim, trajectory.route
+        checked = Trajectory(
+            _core.as_vector(trajectory.embedding, self._dim, "trajectory.embedding"),
+            check_number("trajectory.quality", trajectory.quality, 0.0, 1.0),
+            route if route is None else check_text("trajectory.route", route),
+            trajectory.context,
+            tuple(
+                Step(
+                    _core.as_vector(step.activations, hidden_dim, "trajectory.steps"),
+                    check_number("trajectory.steps", step.reward, 0.0, 1.0),
+                    step.layer,
+                )
+                for step in trajectory.steps
+            ),
+            trajectory.timestamp,
+        )
+        self.absorb(checked)
+
+    def absorb(self, trajectory: Trajectory) -> bool:
+        """Learn from a trajectory whose values were checked already; False if switched off."""
+        if not self._enabled:
+            return False
+        with self._lock:
+            self._absorb(trajectory)
+        return True
 
     def submit_sketch(self, summary: Sketch) -> None:
         """Learn from what many outcomes amount to; adapters learn nothing from it.
@@ -306,7 +316,7 @@ class SonaEngine:
         x = _core.as_vector(embedding, self._dim, "embedding")
         names, prices = _candidates(routes, costs)
         cost_weight = check_number("cost_weight", cost_weight, 0.0, 1e12)
-        unit = _unit(x)
+        unit = _core.unit_rows(x)
         adapted = self._adapt(unit)
         with self._lock:
             if prices is not None:
@@ -338,7 +348,7 @@ class SonaEngine:
         """
         x = _core.as_vector(query, self._dim, "query")
         k = check_count("k", k)
-        adapted = self._adapt(_unit(x))
+        adapted = self._adapt(_core.unit_rows(x))
         with self._lock:
             return self._queries.bank.search(adapted, k, note=self._enabled)
 
@@ -553,15 +563,16 @@ class SonaEngine:
     # The two loops' inner parts; the caller holds the lock
 
     def _absorb(self, trajectory: Trajectory) -> None:
-        unit = _unit(trajectory.embedding)
+        unit = _core.unit_rows(trajectory.embedding)
         route, quality = trajectory.route, trajectory.quality
         accepted = quality >= self._config.quality_threshold
-        bank = self._queries.bank
+        bank, similarities = self._queries.bank, None
         if self._adapts_queries and len(bank) > 1 and self._config.micro_lora_lr > 0.0:
             # Before the outcome is counted: the bank must not have seen what it is asked.
-            self._adaptation.learn(unit, bank.centroids, bank.values(route), quality)
+            similarities = np.empty(len(bank), np.float32)
+            self._adaptation.learn(unit, bank.centroids, bank.values(route), quality, similarities)
             self._tally.updates += 1
-        self._queries.observe(unit, route, quality, accepted)
+        self._queries.observe(unit, route, quality, accepted, similarities)
         if route is not None:
             self._router.observe(unit, route, quality)
         for step in trajectory.steps:
@@ -572,11 +583,11 @@ class SonaEngine:
         key = _layer_key(step.layer)
         memory = self._layers.get(key)
         if memory is None:
-            if step.layer == 0 and np.array_equal(step.activations, trajectory.embedding):
+            if step.layer == 0 and _core.same_vector(step.activations, trajectory.embedding):
                 return  # the state of layer 0 is the query itself, which was learned already
             memory = self._layers[key] = self._new_layer(self._config.hidden_dim)
         accepted = step.reward >= self._config.quality_threshold
-        memory.observe(_unit(step.activations), trajectory.route, step.reward, accepted)
+        memory.observe(_core.unit_rows(step.activations), trajectory.route, step.reward, accepted)
 
     def _fit(self, key: LayerKey, memory: LayerMemory) -> Fitted:
         if len(memory.bank) < 2 or not len(memory):  # nothing to tell apart, or to learn from
@@ -585,7 +596,7 @@ class SonaEngine:
         return self._adaptation.consolidate(fresh, memory.bank.centroids, key, remembered)
 
     def _adapt(self, unit: FloatArray) -> FloatArray:
-        return _unit(self._adaptation.apply(unit)) if self._adapts_queries else unit
+        return _core.unit_rows(self._adaptation.apply(unit)) if self._adapts_queries else unit
 
     def _new_adaptation(self, base_rank: int) -> Adaptation:
         config = self._config
@@ -671,13 +682,6 @@ class _Tally(msgspec.Struct):
         self.accepted += times * accepted
         self.pending_accepted += times * accepted
         self.quality += times * quality
-
-
-def _unit(x: FloatArray) -> FloatArray:
-    norm = math.sqrt(float(np.dot(x, x)))
-    if not 1e-18 < norm < 1e18:  # the squares may have overflowed or vanished
-        norm = float(np.linalg.norm(x.astype(np.float64)))
-    return (x / norm).astype(np.float32) if norm > 0.0 else x
 
 
 def _layer_key(layer: LayerKey) -> str:

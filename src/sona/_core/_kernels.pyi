@@ -55,6 +55,58 @@ def decision_step(
     max_norm: float,
     damping: float,
 ) -> float: ...
+def outcome_step(
+    lower: LowRankAdapter,
+    upper: LowRankAdapter,
+    x: FloatArray,
+    centroids: FloatArray,
+    values: FloatArray,
+    target: float,
+    gate: npt.NDArray[np.float64],
+    similarities: FloatArray,
+    k: int,
+    temperature: float,
+    rate: float,
+    decay: float,
+    max_norm: float,
+    damping: float,
+) -> float: ...
+def gate_trust(gate: npt.NDArray[np.float64]) -> float: ...
+def gate_observe(gate: npt.NDArray[np.float64], expected: float, target: float) -> None: ...
+def similarities_to(rows: FloatArray, x: FloatArray, out: FloatArray) -> None: ...
+def expected_values(
+    outcomes: npt.NDArray[np.float64],
+    out: FloatArray,
+    blind: float,
+    floor: float,
+    strength: float,
+) -> None: ...
+def place_outcome(
+    similarities: FloatArray,
+    unit: FloatArray,
+    quality: float,
+    accepted: bool,
+    outcomes: npt.NDArray[np.float64],
+    sums: npt.NDArray[np.float64],
+    sizes: npt.NDArray[np.float64],
+    centroids: FloatArray,
+    same: float,
+    room: bool,
+    by_route: bool,
+) -> int: ...
+def count_outcome(
+    cell: int,
+    unit: FloatArray,
+    quality: float,
+    accepted: bool,
+    outcomes: npt.NDArray[np.float64],
+    sums: npt.NDArray[np.float64],
+    sizes: npt.NDArray[np.float64],
+    centroids: FloatArray,
+) -> None: ...
+def settle(sums: npt.NDArray[np.float64], centroids: FloatArray) -> None: ...
+def store_row(rows: FloatArray, row: int, x: FloatArray) -> None: ...
+def same_vector(x: FloatArray, y: FloatArray) -> bool: ...
 def unit_rows(x: FloatArray) -> FloatArray: ...
 def assign(
     points: FloatArray,

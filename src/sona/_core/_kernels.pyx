@@ -7,13 +7,14 @@ cimport cython
 from libc.math cimport INFINITY
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from sona._core import arrays, contracts
 from sona._core.codes import RowCodes
 from sona.errors import NonFiniteError
 
 cdef extern from "borrow.h" nogil:
-    int NPY_FLOAT32, NPY_INT64, NPY_INT8
+    int NPY_FLOAT32, NPY_FLOAT64, NPY_INT64, NPY_INT8
 
 cdef extern from "borrow.h":
     int _import_array() except -1
@@ -31,13 +32,22 @@ cdef extern from "core.h" namespace "sona" nogil:
     cdef struct RowKernels:
         double (*unit)(const float* row, Py_ssize_t dim, float* unit)
         int (*all_finite)(const float* values, Py_ssize_t n)
+        void (*dots)(const float* rows, Py_ssize_t n, Py_ssize_t dim, const float* query,
+                     float* out)
+    cdef struct BankKernels:
+        void (*settle)(const double* sum, Py_ssize_t dim, float* centroid)
     cdef struct Kernels:
         const RowKernels* rows
+        const BankKernels* bank
     cdef struct Codes:
         const int8_t* codes
         const float* scales
         const float* errors
         Py_ssize_t width
+    cdef struct Adapter:
+        float* weights
+        Py_ssize_t dim, rank
+        float scaling
     cdef struct DecisionStep:
         float target, temperature, rate, decay, max_norm, damping
     int capability_count()
@@ -52,9 +62,25 @@ cdef extern from "core.h" namespace "sona" nogil:
         const uint16_t* x, Py_ssize_t n, uint16_t* y)
     Py_ssize_t decision_scratch(Py_ssize_t dim, Py_ssize_t rank, Py_ssize_t k)
     double _decision_step "sona::decision_step"(
-        float* weights, Py_ssize_t dim, Py_ssize_t rank, float scaling, const float* x,
-        const float* centroids, Py_ssize_t n, const float* values, Py_ssize_t k,
-        const DecisionStep& step, int64_t* indices, float* similarities, float* scratch)
+        const Adapter& adapter, const float* x, const float* centroids, Py_ssize_t n,
+        const float* values, Py_ssize_t k, const DecisionStep& step, int64_t* indices,
+        float* similarities, float* scratch)
+    Py_ssize_t outcome_scratch(Py_ssize_t dim, Py_ssize_t rank, Py_ssize_t n, Py_ssize_t k)
+    double _outcome_step "sona::outcome_step"(
+        const Adapter& lower, const Adapter& upper, const float* x, const float* centroids,
+        Py_ssize_t n, const float* values, Py_ssize_t k, const DecisionStep& step, double* gate,
+        float* similarities, float* scratch)
+    double _gate_trust "sona::gate_trust"(const double* gate)
+    void _gate_observe "sona::gate_observe"(double* gate, double expected, double target)
+    void _expected_values "sona::expected_values"(
+        const double* outcomes, Py_ssize_t n, double blind, double floor, double strength,
+        float* values)
+    Py_ssize_t _choose_cell "sona::choose_cell"(
+        const float* similarities, Py_ssize_t n, const double* outcomes, bint accepted, float same,
+        bint room, bint by_route)
+    void _count_outcome "sona::count_outcome"(double quality, double* outcomes)
+    void _join_cell "sona::join_cell"(
+        const float* unit, Py_ssize_t dim, double* sum, double* size, float* centroid)
     bint _assign "sona::assign"(
         const float* points, Py_ssize_t n, const float* centroids, Py_ssize_t k, Py_ssize_t dim,
         const Codes* codes, const uint8_t* moved, int32_t* labels, float* similarities,
@@ -227,6 +253,9 @@ cdef class LowRankAdapter:
     cdef _apply_converted(self, x, out):
         return self.apply(self._as_input(x), out)
 
+    cdef Adapter native(self):
+        return Adapter(self.block, self.dim, self.rank, <float>self._scaling)
+
     cdef float* reserve(self, Py_ssize_t size) except NULL:
         if size > self.scratch_size:
             free(self.scratch)
@@ -267,10 +296,156 @@ def decision_step(adapter, x, centroids, values, target, indices, similarities, 
     with cython.critical_section(own):
         scratch = own.reserve(decision_scratch(own.dim, own.rank, k))
         expected = _decision_step(
-            own.block, own.dim, own.rank, <float>own._scaling, <const float*>sona_data(x),
-            <const float*>sona_data(centroids), n, <const float*>sona_data(values), k, step,
-            <int64_t*>sona_data(indices), <float*>sona_data(similarities), scratch)
+            own.native(), <const float*>sona_data(x), <const float*>sona_data(centroids), n,
+            <const float*>sona_data(values), k, step, <int64_t*>sona_data(indices),
+            <float*>sona_data(similarities), scratch)
     return expected
+
+
+def outcome_step(lower, upper, x, centroids, values, target, gate, similarities, k, temperature,
+                 rate, decay, max_norm, damping):
+    cdef LowRankAdapter below = lower, own = upper
+    cdef Py_ssize_t n, seen = k
+    cdef float* scratch
+    cdef DecisionStep step
+    cdef double expected
+    if not (below.dim == own.dim and sona_is_ready(x, NPY_FLOAT32, 1)
+            and sona_dim(x, 0) == own.dim
+            and sona_is_ready(centroids, NPY_FLOAT32, 2) and sona_dim(centroids, 1) == own.dim
+            and sona_is_ready(values, NPY_FLOAT32, 1)
+            and sona_dim(values, 0) == sona_dim(centroids, 0)
+            and sona_is_ready_out(gate, NPY_FLOAT64, 1) and sona_dim(gate, 0) == 9
+            and sona_is_ready_out(similarities, NPY_FLOAT32, 1)
+            and sona_dim(similarities, 0) == sona_dim(centroids, 0)
+            and 0 < seen <= sona_dim(centroids, 0)
+            and active().rows.all_finite(<const float*>sona_data(x), own.dim)):
+        contracts.check_outcome(below.dim, own.dim, x, centroids, values, gate, similarities, k)
+    step.target, step.temperature, step.rate = target, temperature, rate
+    step.decay, step.max_norm, step.damping = decay, max_norm, damping
+    if not (0.0 <= step.target <= 1.0 and step.temperature > 0.0 and step.rate >= 0.0
+            and 0.0 <= step.decay <= 1.0 and step.max_norm > 0.0
+            and 0.0 < step.damping < INFINITY):
+        contracts.check_rule(target, temperature, rate, decay, max_norm, damping)
+    n = sona_dim(centroids, 0)
+    with cython.critical_section(own):
+        scratch = own.reserve(outcome_scratch(own.dim, own.rank, n, seen))
+        expected = _outcome_step(
+            below.native(), own.native(), <const float*>sona_data(x),
+            <const float*>sona_data(centroids), n, <const float*>sona_data(values), seen, step,
+            <double*>sona_data(gate), <float*>sona_data(similarities), scratch)
+    return expected
+
+
+def gate_trust(gate):
+    if not (sona_is_ready(gate, NPY_FLOAT64, 1) and sona_dim(gate, 0) == 9):
+        contracts.check_gate(gate)
+    return _gate_trust(<const double*>sona_data(gate))
+
+
+def gate_observe(gate, expected, target):
+    if not (sona_is_ready_out(gate, NPY_FLOAT64, 1) and sona_dim(gate, 0) == 9):
+        contracts.check_gate(gate)
+    _gate_observe(<double*>sona_data(gate), expected, target)
+
+
+def similarities_to(rows, x, out):
+    if not (sona_is_ready(rows, NPY_FLOAT32, 2) and sona_is_ready(x, NPY_FLOAT32, 1)
+            and sona_dim(x, 0) == sona_dim(rows, 1) and sona_is_ready_out(out, NPY_FLOAT32, 1)
+            and sona_dim(out, 0) == sona_dim(rows, 0)):
+        contracts.check_similarities_to(rows, x, out)
+    active().rows.dots(<const float*>sona_data(rows), sona_dim(rows, 0), sona_dim(rows, 1),
+                       <const float*>sona_data(x), <float*>sona_data(out))
+
+
+def expected_values(outcomes, out, blind, floor, strength):
+    if not (sona_is_ready(outcomes, NPY_FLOAT64, 2) and sona_dim(outcomes, 1) == 3
+            and sona_is_ready_out(out, NPY_FLOAT32, 1)
+            and sona_dim(out, 0) <= sona_dim(outcomes, 0)):
+        contracts.check_expected_values(outcomes, out)
+    _expected_values(<const double*>sona_data(outcomes), sona_dim(out, 0), blind, floor, strength,
+                     <float*>sona_data(out))
+
+
+def place_outcome(similarities, unit, quality, accepted, outcomes, sums, sizes, centroids, same,
+                  room, by_route):
+    cdef Py_ssize_t n, cell
+    check_cells(unit, outcomes, sums, sizes, centroids)
+    if not (sona_is_ready(similarities, NPY_FLOAT32, 1)
+            and 0 < sona_dim(similarities, 0) < sona_dim(outcomes, 0)):
+        contracts.check_similarities(similarities, outcomes)
+    n = sona_dim(similarities, 0)
+    cell = _choose_cell(<const float*>sona_data(similarities), n,
+                        <const double*>sona_data(outcomes), accepted, same, room, by_route)
+    if cell >= 0:
+        count_in(cell, unit, quality, accepted, outcomes, sums, sizes, centroids)
+    return cell
+
+
+def count_outcome(cell, unit, quality, accepted, outcomes, sums, sizes, centroids):
+    cdef Py_ssize_t place = cell
+    check_cells(unit, outcomes, sums, sizes, centroids)
+    if not (0 <= place < sona_dim(outcomes, 0) - accepted):
+        contracts.check_cell(cell, accepted, outcomes)
+    count_in(place, unit, quality, accepted, outcomes, sums, sizes, centroids)
+
+
+cdef check_cells(unit, outcomes, sums, sizes, centroids):
+    if not (sona_is_ready_out(outcomes, NPY_FLOAT64, 2) and sona_dim(outcomes, 1) == 3
+            and sona_is_ready_out(sums, NPY_FLOAT64, 2) and sona_is_ready_out(sizes, NPY_FLOAT64, 1)
+            and sona_is_ready_out(centroids, NPY_FLOAT32, 2) and sona_is_ready(unit, NPY_FLOAT32, 1)
+            and sona_dim(outcomes, 0) == sona_dim(sums, 0) + 1
+            and sona_dim(sizes, 0) == sona_dim(sums, 0)
+            and sona_dim(centroids, 0) == sona_dim(sums, 0)
+            and sona_dim(centroids, 1) == sona_dim(sums, 1)
+            and sona_dim(unit, 0) == sona_dim(sums, 1)):
+        contracts.check_cells(unit, outcomes, sums, sizes, centroids)
+
+
+cdef count_in(Py_ssize_t cell, unit, double quality, bint accepted, outcomes, sums, sizes,
+              centroids):
+    cdef Py_ssize_t dim = sona_dim(unit, 0)
+    _count_outcome(quality, <double*>sona_data(outcomes) + 3 * cell)
+    if accepted:
+        _join_cell(<const float*>sona_data(unit), dim, <double*>sona_data(sums) + cell * dim,
+                   <double*>sona_data(sizes) + cell, <float*>sona_data(centroids) + cell * dim)
+
+
+def settle(sums, centroids):
+    cdef Py_ssize_t i, dim
+    if not (sona_is_ready(sums, NPY_FLOAT64, 2) and sona_is_ready_out(centroids, NPY_FLOAT32, 2)
+            and sona_dim(sums, 0) == sona_dim(centroids, 0)
+            and sona_dim(sums, 1) == sona_dim(centroids, 1)):
+        contracts.check_settle(sums, centroids)
+    dim = sona_dim(sums, 1)
+    for i in range(sona_dim(sums, 0)):
+        active().bank.settle(<const double*>sona_data(sums) + i * dim, dim,
+                             <float*>sona_data(centroids) + i * dim)
+
+
+def store_row(rows, row, x):
+    cdef Py_ssize_t place = row, dim
+    if not (sona_is_ready_out(rows, NPY_FLOAT32, 2) and sona_is_ready(x, NPY_FLOAT32, 1)
+            and sona_dim(x, 0) == sona_dim(rows, 1) and 0 <= place < sona_dim(rows, 0)):
+        contracts.check_store_row(rows, row, x)
+    dim = sona_dim(rows, 1)
+    memcpy(<float*>sona_data(rows) + place * dim, sona_data(x), dim * sizeof(float))
+
+
+def same_vector(x, y):
+    cdef const float* a
+    cdef const float* b
+    cdef Py_ssize_t i
+    if x is y:
+        return True
+    if not (sona_is_ready(x, NPY_FLOAT32, 1) and sona_is_ready(y, NPY_FLOAT32, 1)):
+        contracts.check_same_vector(x, y)
+    if sona_dim(x, 0) != sona_dim(y, 0):
+        return False
+    a, b = <const float*>sona_data(x), <const float*>sona_data(y)
+    for i in range(sona_dim(x, 0)):
+        if a[i] != b[i]:
+            return False
+    return True
 
 
 def unit_rows(x):

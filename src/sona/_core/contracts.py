@@ -54,6 +54,77 @@ def check_step(
     require(similarities, (k,), np.float32, "similarities", writable=True)
 
 
+def check_outcome(
+    below: int, dim: int, x: Any, centroids: Any, values: Any, gate: Any, similarities: Any, k: int
+) -> None:
+    if below != dim:
+        raise ShapeError(f"`lower` must be of dimension {dim} as `upper` is; got {below}")
+    n = _shape(centroids, 2, "centroids")[0]
+    require(x, (dim,), np.float32, "x")
+    as_vector(x, dim, "x")
+    require(centroids, (n, dim), np.float32, "centroids")
+    require(values, (n,), np.float32, "values")
+    check_gate(gate)
+    require(similarities, (n,), np.float32, "similarities", writable=True)
+    require_count(k, 1, n, "k")
+
+
+def check_gate(gate: Any) -> None:
+    require(gate, (9,), np.float64, "gate", writable=True)
+
+
+def check_similarities_to(rows: Any, x: Any, out: Any) -> None:
+    n, dim = _shape(rows, 2, "rows")
+    require(rows, (n, dim), np.float32, "rows")
+    require(x, (dim,), np.float32, "x")
+    require(out, (n,), np.float32, "out", writable=True)
+
+
+def check_expected_values(outcomes: Any, out: Any) -> None:
+    n = _shape(outcomes, 2, "outcomes")[0]
+    require(outcomes, (n, 3), np.float64, "outcomes")
+    m = _shape(out, 1, "out")[0]
+    require(out, (m,), np.float32, "out", writable=True)
+    require_count(m, 0, n, "the length of `out`")
+
+
+def check_similarities(similarities: Any, outcomes: Any) -> None:
+    n = _shape(similarities, 1, "similarities")[0]
+    require(similarities, (n,), np.float32, "similarities")
+    require_count(n, 1, len(outcomes) - 1, "the length of `similarities`")
+
+
+def check_cells(unit: Any, outcomes: Any, sums: Any, sizes: Any, centroids: Any) -> None:
+    room, dim = _shape(sums, 2, "sums")
+    require(sums, (room, dim), np.float64, "sums", writable=True)
+    require(sizes, (room,), np.float64, "sizes", writable=True)
+    require(centroids, (room, dim), np.float32, "centroids", writable=True)
+    require(outcomes, (room + 1, 3), np.float64, "outcomes", writable=True)
+    require(unit, (dim,), np.float32, "unit")
+
+
+def check_cell(cell: int, accepted: bool, outcomes: Any) -> None:
+    require_count(cell, 0, len(outcomes) - 1 - bool(accepted), "cell")
+
+
+def check_settle(sums: Any, centroids: Any) -> None:
+    n, dim = _shape(sums, 2, "sums")
+    require(sums, (n, dim), np.float64, "sums")
+    require(centroids, (n, dim), np.float32, "centroids", writable=True)
+
+
+def check_store_row(rows: Any, row: int, x: Any) -> None:
+    n, dim = _shape(rows, 2, "rows")
+    require(rows, (n, dim), np.float32, "rows", writable=True)
+    require(x, (dim,), np.float32, "x")
+    require_count(row, 0, n - 1, "row")
+
+
+def check_same_vector(x: Any, y: Any) -> None:
+    for value, name in ((x, "x"), (y, "y")):
+        require(value, _shape(value, 1, name), np.float32, name)
+
+
 def check_unit_rows(x: Any) -> None:
     if getattr(x, "ndim", 0) not in (1, 2):
         raise ShapeError(f"`x` must have shape (dim,) or (n, dim); got {np.shape(x)}")

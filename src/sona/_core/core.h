@@ -23,15 +23,45 @@ Index lora_apply(const float* weights, Index dim, Index rank, float scaling, con
 Index lora_apply_bits(const float* weights, Index dim, Index rank, float scaling, int format,
                       const uint16_t* x, Index n, uint16_t* y) noexcept;
 
+struct Adapter {
+    float* weights;
+    Index dim, rank;
+    float scaling;
+};
 struct DecisionStep {
     float target, temperature, rate, decay, max_norm, damping;
 };
 // floats of scratch that decision_step needs
 Index decision_scratch(Index dim, Index rank, Index k);
-double decision_step(float* weights, Index dim, Index rank, float scaling, const float* x,
-                     const float* centroids, Index n, const float* values, Index k,
-                     const DecisionStep& step, int64_t* indices, float* similarities,
-                     float* scratch) noexcept;
+double decision_step(const Adapter& adapter, const float* x, const float* centroids, Index n,
+                     const float* values, Index k, const DecisionStep& step, int64_t* indices,
+                     float* similarities, float* scratch) noexcept;
+
+// The same through two adapters, `upper` on top of `lower`, of which the upper one learns as far
+// as the gate allows; `decay` of the step is what it forgets where the gate is shut. Leaves the
+// similarities of x as it came, and the gate one outcome further.
+Index outcome_scratch(Index dim, Index rank, Index n, Index k);
+double outcome_step(const Adapter& lower, const Adapter& upper, const float* x,
+                    const float* centroids, Index n, const float* values, Index k,
+                    const DecisionStep& step, double* gate, float* similarities,
+                    float* scratch) noexcept;
+
+// A gate is 9 numbers: weight, means of what was expected and of what came, their variances and
+// covariance, and its rule: the correlations that are least and enough, and the horizon.
+double gate_trust(const double* gate) noexcept;
+void gate_observe(double* gate, double expected, double target) noexcept;
+
+// Cells: sums (n, dim), sizes (n), centroids (n, dim), and per route n rows of three sums over
+// outcomes: 1, quality, quality squared.
+void expected_values(const double* outcomes, Index n, double blind, double floor, double strength,
+                     float* values) noexcept;
+// The cell that an outcome belongs to; FOUND_ONE where it deserves a new one, NO_HOME where none of
+// its route's own is known.
+enum { FOUND_ONE = -1, NO_HOME = -2 };
+Index choose_cell(const float* similarities, Index n, const double* outcomes, bool accepted,
+                  float same, bool room, bool by_route) noexcept;
+void count_outcome(double quality, double* outcomes) noexcept;
+void join_cell(const float* unit, Index dim, double* sum, double* size, float* centroid) noexcept;
 
 // Rounded copies of rows: row ~ scale * codes, off by a vector of length `error` at most.
 struct Codes {

@@ -16,13 +16,14 @@ namespace sona {
 #define SONA_TABLE(isa)                            \
     extern const LoraKernels lora_##isa;           \
     extern const RowKernels rows_##isa;            \
+    extern const BankKernels bank_##isa;           \
     extern const TileKernels tiles_##isa;          \
     extern const CodeKernels codes_##isa;          \
     extern const CodeTileKernels code_tiles_##isa; \
     extern const HalfKernels half_##isa;           \
-    static const Kernels table_##isa = {#isa,         &lora_##isa,  &rows_##isa,       \
-                                        &tiles_##isa, &codes_##isa, &code_tiles_##isa, \
-                                        &half_##isa};
+    static const Kernels table_##isa = {                                    \
+        #isa,         &lora_##isa,  &rows_##isa,       &bank_##isa,          \
+        &tiles_##isa, &codes_##isa, &code_tiles_##isa, &half_##isa};
 
 SONA_TABLE(baseline)
 #if defined(SONA_X86)

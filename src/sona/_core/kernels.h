@@ -54,6 +54,15 @@ struct RowKernels {
     int (*all_finite)(const float* values, Index n);
 };
 
+// What one outcome needs of the bank of patterns (see simd/bank.cpp).
+struct BankKernels {
+    // first[i] = rows_i . p and second[i] = rows_i . q, each row read once
+    void (*pair)(const float* rows, Index n, Index dim, const float* p, const float* q,
+                 float* first, float* second);
+    // centroid = sum / |sum|; it stays as it is where the sum is zero
+    void (*settle)(const double* sum, Index dim, float* centroid);
+};
+
 // Rows rounded to 8 bits (see codes.cpp); `width` is a multiple of 64.
 struct CodeBounds {
     float scale, error;
@@ -116,6 +125,7 @@ struct Kernels {
     const char* name;
     const LoraKernels* lora;
     const RowKernels* rows;
+    const BankKernels* bank;
     const TileKernels* tiles;
     const CodeKernels* codes;
     const CodeTileKernels* code_tiles;

@@ -12,6 +12,16 @@ import numpy.typing as npt
 from sona._core import arrays, contracts
 from sona._core.arrays import FloatArray, as_matrix, as_vector
 from sona._core.codes import RowCodes
+from sona._core.counting import (
+    count_outcome,
+    expected_values,
+    place_outcome,
+    same_vector,
+    settle,
+    similarities_to,
+    store_row,
+)
+from sona._core.decision import decision_step, gate_observe, gate_trust, outcome_step
 from sona.errors import NonFiniteError
 
 __all__ = [
@@ -21,19 +31,24 @@ __all__ = [
     "as_matrix",
     "as_vector",
     "assign",
+    "count_outcome",
     "decision_step",
     "encode_rows",
+    "expected_values",
+    "gate_observe",
+    "gate_trust",
+    "outcome_step",
+    "place_outcome",
+    "same_vector",
     "screens_assignments",
+    "settle",
+    "similarities_to",
     "squared_distances",
+    "store_row",
     "top_k",
     "unit_rows",
 ]
 
-# Keeps the loss finite when every pattern in sight agrees and the outcome does not.
-_EDGE = 1e-6
-# What is smaller than this share of its terms is what rounding left of a subtraction: patterns
-# that expect the same, or a pull along y only. It is no gradient, so nothing moves.
-_NOISE = 1e-6
 # Rows of an n x k product that are held at a time.
 _BLOCK = 1024
 
@@ -200,127 +215,6 @@ def _narrow(rows: FloatArray, format: str) -> npt.NDArray[np.uint16]:
             return rows.astype(np.float16).view(np.uint16)
     bits = rows.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def decision_step(
-    adapter: LowRankAdapter,
-    x: FloatArray,
-    centroids: FloatArray,
-    values: FloatArray,
-    target: float,
-    indices: npt.NDArray[np.int64],
-    similarities: FloatArray,
-    temperature: float,
-    rate: float,
-    decay: float,
-    max_norm: float,
-    damping: float,
-) -> float:
-    """Learn one outcome: descend the loss of the bank's own decision through the adapter.
-
-    With h = A x, y = x + s B h, u = y / |y|, z_j = u . p_j over the k nearest patterns,
-    a = softmax(z / temperature), e = sum a_j v_j, the loss is the cross-entropy
-    L = -[t log e + (1 - t) log(1 - e)] and
-
-        dL/de = (e - t) / (e (1 - e))      w_j = dL/dz_j = dL/de a_j (v_j - e) / temperature
-        g = dL/dy = (sum_j w_j p_j - (sum_j w_j z_j) u) / |y|
-        dL/dA = s (B^T g) x^T              dL/dB = s g h^T
-
-    Each factor's gradient is divided by the Gram matrix of the other one,
-
-        GA = (s^2 B^T B + damping)^-1 dL/dA    GB = dL/dB (s^2 A A^T + damping)^-1
-
-    so that a step means the same for the map whatever share of it either factor carries. The
-    joint norm of GA and GB is clipped to `max_norm`, then W <- (1 - decay) W - rate G. Where the
-    gradient is zero (nothing to tell apart, a zero vector, weights all zero) nothing moves, decay
-    included.
-
-    Parameters
-    ----------
-    adapter : LowRankAdapter
-        Its weights are updated.
-    x : ndarray of float32, shape (dim,)
-        The embedding as it came, before the adapter.
-    centroids : ndarray of float32, shape (n, dim)
-        Unit rows.
-    values : ndarray of float32, shape (n,)
-        What each pattern expects, in [0, 1].
-    target : float
-        What came out, in [0, 1].
-    indices : ndarray of int64, shape (k,)
-        Receives the k nearest patterns, best first; 1 <= k <= n.
-    similarities : ndarray of float32, shape (k,)
-        Receives their cosine similarities before the step.
-    temperature : float
-        Of the softmax over similarities, positive.
-    rate, decay, max_norm : float
-        Learning rate, share of the weights that each step forgets, bound of the norm of G.
-    damping : float
-        Positive; what keeps the Gram matrix of a factor near zero from being inverted.
-
-    Returns
-    -------
-    float
-        The expected value e before the step.
-
-    Raises
-    ------
-    ShapeError, DTypeError, NonFiniteError, RangeError
-        Nothing was changed.
-
-    Notes
-    -----
-    Costs 2 * n * dim operations for the search and about (2 * k + 12 * rank) * dim for the rest.
-    One step at a time per adapter; the native twin allocates nothing in the steady state.
-
-    References
-    ----------
-    Zhang and Pilanci, "Riemannian preconditioned LoRA for fine-tuning foundation models", ICML
-    2024.
-    """
-    contracts.check_step(adapter.dim, x, centroids, values, indices, similarities)
-    contracts.check_rule(target, temperature, rate, decay, max_norm, damping)
-    scaling = adapter.scaling
-    hidden = adapter.lora_A @ x
-    y = adapter.apply(x)
-    norm = float(np.linalg.norm(y))
-    u: FloatArray = y / np.float32(norm) if norm > 0.0 else np.zeros_like(y)
-
-    _nearest(centroids, u, indices, similarities)
-    logits = (similarities.astype(np.float64) - similarities[0]) / temperature
-    attention = np.exp(logits)
-    attention /= attention.sum()
-    seen = values[indices].astype(np.float64)
-    expected = float(attention @ seen)
-    if norm == 0.0:
-        return expected
-
-    e = min(max(expected, _EDGE), 1.0 - _EDGE)
-    share = attention * (seen - expected)
-    if np.abs(share).sum() <= _NOISE:
-        return expected
-    pull = (e - target) / (e * (1.0 - e) * temperature) * share
-    g = (pull @ centroids[indices] - (pull @ similarities) * u) / norm
-    if not np.linalg.norm(g) > _NOISE * np.abs(pull).sum() / norm:
-        return expected
-    back = _divided(adapter.weights[adapter.rank :], scaling, damping, adapter.lora_B.T @ g)
-    hidden = _divided(adapter.lora_A, scaling, damping, hidden)
-    length = abs(scaling) * np.sqrt((back @ back) * (x @ x) + (hidden @ hidden) * (g @ g))
-    if length > 0.0 and np.isfinite(length):
-        step = rate * scaling * min(1.0, max_norm / length)
-        new_A = (1.0 - decay) * adapter.lora_A - step * np.outer(back, x)
-        adapter.lora_B = (1.0 - decay) * adapter.lora_B - step * np.outer(g, hidden)
-        adapter.lora_A = new_A
-    return expected
-
-
-def _divided(rows: FloatArray, scaling: float, damping: float, values: FloatArray) -> FloatArray:
-    """Return (s^2 R R^T + damping)^-1 v for the rows R of a factor."""
-    wide = rows.astype(np.float64)
-    gram = scaling * scaling * (wide @ wide.T)
-    gram[np.diag_indices(len(gram))] += damping
-    solved: FloatArray = np.linalg.solve(gram, values.astype(np.float64))
-    return solved
 
 
 def unit_rows(x: FloatArray) -> FloatArray:
@@ -557,16 +451,3 @@ def top_k(
         index[:] = candidates[order]
         similarity[:] = exact[order]
     return indices, similarities
-
-
-def _nearest(
-    rows: FloatArray,
-    query: FloatArray,
-    indices: npt.NDArray[np.int64],
-    similarities: FloatArray,
-) -> None:
-    """The rows of largest product with a query, in float32, best first."""
-    products = rows @ query
-    order = np.argsort(-products, kind="stable")[: len(indices)]
-    indices[:] = order
-    similarities[:] = products[order]

@@ -10,14 +10,22 @@ from typing import Any
 import numpy as np
 
 from sona import _core
-from sona.checks import check_text
+from sona.checks import check_quality, check_text
 from sona.config import SonaConfig
 from sona.engine import SonaEngine
 from sona.federated.export import AgentExport, AgentExportStats
 from sona.federated.table import TrajectoryTable
 from sona.federated.warm_start import WarmStart
 from sona.learning.sketch import sketch
-from sona.types import ArrayLike, FloatArray, LearnResult, RouteDecision
+from sona.learning.trajectory import pooled
+from sona.types import (
+    ArrayLike,
+    FloatArray,
+    LearnResult,
+    RouteDecision,
+    Step,
+    Trajectory,
+)
 
 __all__ = ["EphemeralAgent"]
 
@@ -135,24 +143,26 @@ class EphemeralAgent:
         ShapeError, DTypeError, NonFiniteError, RangeError
             If an argument is refused; agent and engine are as they were.
         """
-        builder = self._engine.begin_trajectory(embedding)
-        builder.add_step(activations, quality)
+        config = self._engine.config
+        x = _core.as_vector(embedding, config.embedding_dim_, "embedding")
+        state = pooled(activations, None, config.hidden_dim)
+        quality = check_quality("quality", quality)
         if route is not None:
-            builder.set_model_route(route)
-        for tag in context:
-            builder.add_context(tag)
+            check_text("route", route)
+        tags = tuple([check_text("context", tag) for tag in context]) if context else ()
         with self._lock:
-            trajectory = self._engine.end_trajectory(builder, quality)
-            if trajectory is None:  # the engine is switched off: nothing is recorded
-                return
+            now = time.time_ns() // 1_000_000
+            step = Step(state, quality)
+            if not self._engine.absorb(Trajectory(x, quality, route, tags, (step,), now)):
+                return  # switched off: nothing is recorded
             row = len(self._quality)
             if row == len(self._embeddings):
                 self._embeddings = np.concatenate([self._embeddings, self._embeddings])
-            self._embeddings[row] = trajectory.embedding
-            self._quality.append(trajectory.quality)
-            self._timestamps.append(trajectory.timestamp)
+            _core.store_row(self._embeddings, row, x)
+            self._quality.append(quality)
+            self._timestamps.append(now)
             self._routes.append(route)
-            self._contexts.append(trajectory.context)
+            self._contexts.append(tags)
 
     def apply_micro_lora(self, x: ArrayLike, out: FloatArray | None = None) -> FloatArray:
         """Adapt hidden states; see :meth:`SonaEngine.apply_micro_lora`."""

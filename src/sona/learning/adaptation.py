@@ -24,10 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sona import wire
+from sona import _core, wire
 from sona.errors import FormatError
 from sona.learning.ewc import OnlineEWC
 from sona.learning.lora import (
+    DAMPING,
+    MICRO_TEMPERATURE,
+    MOST_IN_SIGHT,
     BaseLoRA,
     Factors,
     MicroLoRA,
@@ -146,7 +149,6 @@ class Adaptation:
         self.micro_rate, self.base_rate, self.ewc_lambda = micro_rate, base_rate, ewc_lambda
         self.micro = MicroLoRA(dim, micro_rank, seed)
         self.gate = TrustGate()
-        self._frozen = MicroLoRA(dim, 1)  # B stays zero: the bank's own view of a query
         self._layers: dict[LayerKey, _Layer] = {}
         self._query = self._layer(0)
 
@@ -169,20 +171,27 @@ class Adaptation:
         return self.micro.apply(y, y)
 
     def learn(
-        self, x: FloatArray, centroids: FloatArray, values: FloatArray, target: float
+        self,
+        x: FloatArray,
+        centroids: FloatArray,
+        values: FloatArray,
+        target: float,
+        similarities: FloatArray | None = None,
     ) -> float:
         """Learn one outcome of a query, instantly.
 
         Parameters
         ----------
         x : ndarray of float32, shape (dim,)
-            The query as it came.
+            The query as it came, of unit length or zero.
         centroids : ndarray of float32, shape (m, dim)
             Patterns of unit length.
         values : ndarray of float32, shape (m,)
             Quality in [0, 1] that each pattern expects of the route that was used.
         target : float
             Observed quality in [0, 1].
+        similarities : ndarray of float32, shape (m,), optional
+            Receives the similarities of `x` to the patterns.
 
         Returns
         -------
@@ -193,15 +202,30 @@ class Adaptation:
         ------
         ShapeError, DTypeError, NonFiniteError, RangeError
             Nothing was changed.
+
+        Notes
+        -----
+        Reads the patterns once, for the judgement of the gate and for the step.
         """
-        y = self._query.base.apply(x)
-        trust = self.gate.trust
-        decay = 0.0 if trust > 0.0 else _FADE
-        expected = self.micro.learn(
-            y, centroids, values, target, rate=self.micro_rate * trust, decay=decay
+        n = len(centroids)
+        if similarities is None:
+            similarities = np.empty(n, np.float32)
+        return _core.outcome_step(
+            self._query.base,
+            self.micro,
+            x,
+            centroids,
+            values,
+            target,
+            self.gate.state,
+            similarities,
+            min(MOST_IN_SIGHT, n),
+            MICRO_TEMPERATURE,
+            self.micro_rate,
+            _FADE,
+            1.0,
+            DAMPING,
         )
-        self.gate.observe(self._frozen.learn(x, centroids, values, target, rate=0.0), target)
-        return expected
 
     def consolidate(
         self,

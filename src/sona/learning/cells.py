@@ -55,6 +55,7 @@ class Cells:
         self._centroids = _core.aligned_zeros((8, dim))
         # (route, cell, count | total | squares); the last cell holds what is unplaced.
         self._outcomes = np.zeros((4, 9, 3))
+        self._view()
 
     def __len__(self) -> int:
         return self._n
@@ -67,10 +68,6 @@ class Cells:
     def sizes(self) -> _Floats:
         return self._sizes[: self._n]
 
-    @property
-    def centroids(self) -> FloatArray:
-        return self._centroids[: self._n]
-
     def found(self) -> int:
         """Add an empty cell and return its number; the first takes what was unplaced."""
         if self._n == len(self._sizes):
@@ -79,15 +76,8 @@ class Cells:
         if self._n == 1:
             self._outcomes[:, 0] = self._outcomes[:, _UNPLACED]
             self._outcomes[:, _UNPLACED] = 0.0
+        self._view()
         return self._n - 1
-
-    def nearest(self, unit: FloatArray) -> tuple[int, float]:
-        """Return the nearest cell and its similarity; (-1, -1.0) while there is none."""
-        if not self._n:
-            return _UNPLACED, -1.0
-        similarities = self.centroids @ unit
-        cell = int(similarities.argmax())
-        return cell, float(similarities[cell])
 
     def nearest_many(self, units: FloatArray) -> NDArray[np.int64]:
         """Return the nearest cell of each row."""
@@ -96,14 +86,22 @@ class Cells:
         nearest: NDArray[np.int64] = (units @ self.centroids.T).argmax(axis=1)
         return nearest
 
-    def join(self, cell: int, vector: FloatArray, size: float = 1.0) -> None:
-        """Let a vector move a cell, or the sum of `size` vectors."""
-        total = self._sums[cell]
-        total += vector
-        self._sizes[cell] += size
-        norm = float(np.sqrt(total @ total))
-        if norm > 0.0:
-            np.divide(total, norm, out=self._centroids[cell], casting="same_kind")
+    def add(
+        self,
+        cell: int,
+        route: str | None,
+        quality: float,
+        times: float,
+        total: FloatArray | None,
+    ) -> None:
+        """Count outcomes of one mean in a cell, which the sum of their vectors moves if given."""
+        table = self._own_table(route)
+        table[cell] += times * np.array([1.0, quality, quality * quality])
+        if total is not None:
+            self._sums[cell] += total
+            self._sizes[cell] += times
+            one = slice(cell, cell + 1)
+            _core.settle(self._sums[one], self._centroids[one])
 
     def join_many(self, labels: NDArray[np.int64], units: FloatArray) -> None:
         """Let rows move the cells of their labels."""
@@ -111,29 +109,63 @@ class Cells:
         self._sizes[: self._n] += np.bincount(labels, minlength=self._n)[: self._n]
         self._settle()
 
-    def count(self, cell: int, route: str | None, quality: float, times: float = 1.0) -> None:
-        """Count an outcome in a cell, or for later in cell -1 while there is none."""
-        row = self._row(route)  # may make room: not within the subscript
-        entry = self._outcomes[row, cell]
-        entry[0] += times
-        entry[1] += times * quality
-        entry[2] += times * quality * quality
+    def place(
+        self,
+        similarities: FloatArray,
+        unit: FloatArray,
+        route: str | None,
+        quality: float,
+        accepted: bool,
+        same: float,
+        room: bool,
+        by_route: bool,
+    ) -> int:
+        """Count an outcome where it belongs; see :func:`sona._core.place_outcome`."""
+        return _core.place_outcome(
+            similarities,
+            unit,
+            quality,
+            accepted,
+            self._own_table(route),
+            self._sums,
+            self._sizes,
+            self._centroids,
+            same,
+            room,
+            by_route,
+        )
 
-    def count_many(
-        self, labels: NDArray[np.int64], outcomes: Outcomes, rows: NDArray[np.int64]
+    def count(
+        self, cell: int, unit: FloatArray, route: str | None, quality: float, accepted: bool
     ) -> None:
-        """Count some rows of `outcomes` in the cells of their labels."""
-        if not len(rows):
-            return
-        route = np.array([self._row(outcomes.routes[row]) for row in rows])
-        quality = outcomes.quality[rows]
-        each = np.stack([np.ones(len(rows)), quality, quality * quality], axis=1)
-        np.add.at(self._outcomes, (route, labels), each)
+        """Count an outcome in a cell, which it moves if accepted; -1 while there is none."""
+        table = self._own_table(route)
+        place = len(self._sizes) if cell == _UNPLACED else cell
+        _core.count_outcome(
+            place, unit, quality, accepted, table, self._sums, self._sizes, self._centroids
+        )
 
-    def table(self, route: str | None) -> _Floats:
-        """Count, total and sum of squares of a route, per cell: a view of shape (len, 3)."""
+    def count_many(self, labels: NDArray[np.int64], outcomes: Outcomes) -> None:
+        """Count outcomes in the cells of their labels."""
+        np.add.at(self._outcomes, *self._entries(labels, outcomes))
+
+    def take_out(self, labels: NDArray[np.int64], outcomes: Outcomes) -> None:
+        """Take outcomes off the cells of their labels, which they were counted in and moved.
+
+        What is left of a cell without members, or of a route without outcomes, is exactly zero.
+        """
+        np.subtract.at(self._outcomes, *self._entries(labels, outcomes))
+        self._outcomes[self._outcomes[:, :, 0] == 0.0] = 0.0
+        members = outcomes.units[outcomes.accepted]
+        joined = labels[outcomes.accepted].astype(np.int32)
+        _core.accumulate(members, joined, np.full(len(members), -1.0), self._sums, self._sizes)
+        self._sums[self._sizes == 0.0] = 0.0
+        self._settle()
+
+    def table(self, route: str | None) -> _Floats | None:
+        """Count, total and sum of squares of a route, a row per cell and some; None if unknown."""
         number = self._number.get(route)
-        return np.zeros((self._n, 3)) if number is None else self._outcomes[number, : self._n]
+        return None if number is None else self._tables[number]
 
     def outcomes(self, cell: int) -> Iterator[tuple[str | None, tuple[float, float, float]]]:
         """Yield route and (count, total, squares) where there are outcomes."""
@@ -170,15 +202,15 @@ class Cells:
             row = self._row(route)
             self._outcomes[row, cell] += other._outcomes[number, _UNPLACED]
 
-    def merge(self, threshold: float, voices: _Floats, *, by_route: bool) -> int:
+    def merge(self, threshold: float, voices: _Floats, *, by_route: bool) -> NDArray[np.int64]:
         """Merge cells that are closer to each other than their members are to them.
 
         A pair is one if 1 - cos between its centroids is below `threshold` times the mean
         1 - cos of its members, the closest first; cells with different leading routes stay
         apart where `by_route` says so. `voices` counts the different vectors in each cell: what
-        was said twice is no better founded. Returns how many cells went.
+        was said twice is no better founded. Returns the new number of each cell.
         """
-        before = self._n
+        labels = np.arange(self._n)
         while self._n > 1:
             within = self._within(voices)
             # Centroids of few members lie apart by chance alone.
@@ -193,9 +225,10 @@ class Cells:
                 break
             target = rows.copy()
             target[partner[mutual]] = rows[mutual]
-            together = np.bincount(target, voices, self._n)
-            voices = together[self.collapse(target)].astype(np.float64)
-        return before - self._n
+            moved = self.collapse(target)
+            voices = np.bincount(moved, voices).astype(np.float64)
+            labels = moved[labels]
+        return labels
 
     def closest_pair(self, *, by_route: bool) -> tuple[int, int] | None:
         """Return the two closest cells, lower number first, or None if none may be one."""
@@ -219,7 +252,7 @@ class Cells:
         return picked
 
     def collapse(self, target: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Merge every cell into its target; returns the cells that are left, by old number."""
+        """Merge every cell into its target; returns the new number of each cell."""
         kept, labels = np.unique(target, return_inverse=True)
         merged = Cells(self.dim)
         for _ in kept:
@@ -227,7 +260,7 @@ class Cells:
         merged.take(self, labels)
         merged.take_unplaced(self)
         self.__dict__.update(merged.__dict__)
-        return kept
+        return labels.astype(np.int64)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the numbers, for saving; :attr:`routes` is the rest."""
@@ -277,6 +310,18 @@ class Cells:
         np.fill_diagonal(apart, np.inf)
         return apart
 
+    def _own_table(self, route: str | None) -> _Floats:
+        number = self._row(route)  # may make room: not within the subscript
+        return self._tables[number]
+
+    def _entries(
+        self, labels: NDArray[np.int64], outcomes: Outcomes
+    ) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], _Floats]:
+        """Where outcomes are counted in the tables, and what is added there."""
+        route = np.array([self._row(route) for route in outcomes.routes], np.int64)
+        quality = outcomes.quality
+        return (route, labels), np.stack([np.ones(len(quality)), quality, quality**2], axis=1)
+
     def _row(self, route: str | None) -> int:
         number = self._number.get(route)
         if number is None:
@@ -284,6 +329,7 @@ class Cells:
             self.routes.append(route)
             if number == len(self._outcomes):
                 self._outcomes = np.concatenate([self._outcomes, np.zeros_like(self._outcomes)])
+                self._view()
         return number
 
     def _grow(self) -> None:
@@ -299,9 +345,12 @@ class Cells:
         outcomes[:, : self._n] = self._outcomes[:, : self._n]
         outcomes[:, _UNPLACED] = self._outcomes[:, _UNPLACED]
         self._outcomes = outcomes
+        self._view()
+
+    def _view(self) -> None:
+        """Make the views that every outcome needs once, and not once per outcome."""
+        self.centroids: FloatArray = self._centroids[: self._n]
+        self._tables: list[_Floats] = list(self._outcomes)
 
     def _settle(self) -> None:
-        norms = np.sqrt(np.square(self.sums).sum(axis=1))[:, None]
-        np.divide(
-            self.sums, norms, out=self._centroids[: self._n], where=norms > 0.0, casting="same_kind"
-        )
+        _core.settle(self.sums, self.centroids)

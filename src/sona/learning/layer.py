@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sona import wire
+from sona import _core, wire
 from sona.learning.reasoning_bank import BankChange, Outcomes, ReasoningBank
 from sona.learning.signal import Lessons
 from sona.types import FloatArray
@@ -57,14 +57,18 @@ class LayerMemory:
         """Outcomes that newer ones have replaced."""
         return self._seen - len(self)
 
-    def observe(self, unit: FloatArray, route: str | None, quality: float, accepted: bool) -> None:
-        """Count one outcome in; `unit` is copied."""
-        self.bank.observe(unit, route, quality, accepted)
+    def observe(
+        self,
+        unit: FloatArray,
+        route: str | None,
+        quality: float,
+        accepted: bool,
+        similarities: FloatArray | None = None,
+    ) -> None:
+        """Count one outcome in; `unit` is copied. See :meth:`ReasoningBank.observe`."""
         row = self._seen % self._capacity
+        self.bank.observe(unit, route, quality, accepted, row, similarities)
         if row < len(self._quality):
-            self.bank.retire(
-                self._inputs[row], self._routes[row], self._quality[row], self._accepted[row]
-            )
             self._routes[row] = route
             self._quality[row] = quality
             self._accepted[row] = accepted
@@ -73,7 +77,7 @@ class LayerMemory:
             self._routes.append(route)
             self._quality.append(quality)
             self._accepted.append(accepted)
-        self._inputs[row] = unit
+        _core.store_row(self._inputs, row, unit)
         self._seen += 1
 
     def learn(self, selectivity: float) -> BankChange:
@@ -85,7 +89,7 @@ class LayerMemory:
             np.array(self._quality)[rows],
             np.array(self._accepted, np.bool_)[rows],
         )
-        return self.bank.learn(outcomes, selectivity)
+        return self.bank.learn(outcomes, rows, selectivity)
 
     def lessons(self) -> tuple[Lessons, Lessons]:
         """Return what was there at the last call and what is new since, oldest first."""

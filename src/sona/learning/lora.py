@@ -24,10 +24,28 @@ from sona.learning.ewc import OnlineEWC
 from sona.learning.signal import Lessons, pattern_prior, query_gradient, unit
 from sona.types import FloatArray
 
-__all__ = ["BaseLoRA", "Factors", "MicroLoRA", "adapted", "factors", "fit", "random_factors"]
+__all__ = [
+    "DAMPING",
+    "MICRO_TEMPERATURE",
+    "MOST_IN_SIGHT",
+    "BaseLoRA",
+    "Factors",
+    "MicroLoRA",
+    "adapted",
+    "factors",
+    "fit",
+    "random_factors",
+]
 
 #: A of shape (rank, dim) and B of shape (dim, rank), scaling folded into B.
 Factors: TypeAlias = tuple[FloatArray, FloatArray]
+
+#: Single outcomes are noisy: a sharper softmax lets only the close calls of a decision teach.
+MICRO_TEMPERATURE = 0.03
+#: Between 0.1 and 1 measured alike; undivided gradients lose half a point at rank 2.
+DAMPING = 0.3
+#: Nearest patterns that take part in a single outcome's step; more measure no better.
+MOST_IN_SIGHT = 16
 
 
 class MicroLoRA(_core.LowRankAdapter):
@@ -78,7 +96,7 @@ class MicroLoRA(_core.LowRankAdapter):
         target: float,
         rate: float = 0.1,
         decay: float = 0.0,
-        k: int = 16,
+        k: int = MOST_IN_SIGHT,
     ) -> float:
         """Take one bounded step down the loss of the bank's decision for one outcome.
 
@@ -125,18 +143,12 @@ class MicroLoRA(_core.LowRankAdapter):
             target,
             self._indices,
             self._similarities,
-            _MICRO_TEMPERATURE,
+            MICRO_TEMPERATURE,
             rate,
             decay,
             1.0,
-            _DAMPING,
+            DAMPING,
         )
-
-
-# Single outcomes are noisy: a sharper softmax lets only the close calls of a decision teach.
-_MICRO_TEMPERATURE = 0.03
-# Between 0.1 and 1 measured alike; undivided gradients lose half a point at rank 2.
-_DAMPING = 0.3
 
 
 class BaseLoRA(_core.LowRankAdapter):

@@ -3,8 +3,9 @@
 Between two background cycles an outcome joins its nearest pattern, or founds one while there is
 room. :meth:`ReasoningBank.learn` then clusters everything that is remembered afresh, so that
 learning twice on the same data gives the same patterns and not twice as many. Outcomes that
-memory has let go of stay counted: they live on in cells of the *residue*, which take part in
-every clustering as weighted points.
+memory has let go of stay counted. The bank keeps the pattern of each remembered row, so what is
+left of a pattern without its remembered members is what memory has let go of: this *residue*
+takes part in every clustering as weighted points.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sona import wire
+from sona import _core, wire
 from sona.learning.cells import Cells
 from sona.learning.kmeans import SphericalKMeans
 from sona.learning.sketch import Sketch
@@ -74,7 +75,8 @@ class ReasoningBank:
 
     Notes
     -----
-    Not thread-safe. :meth:`observe` costs one product with the centroids.
+    Not thread-safe. :meth:`observe` costs one product with the centroids, or none where the
+    caller has it already.
     """
 
     def __init__(self, dim: int, n_clusters: int, seed: int = 0) -> None:
@@ -82,7 +84,8 @@ class ReasoningBank:
         self.n_clusters = n_clusters
         self.seed = seed
         self._live = Cells(dim)
-        self._residue = Cells(dim)
+        # The pattern of each remembered row, -1 where it came before there was one.
+        self._labels: list[int] = []
         self._next_id = 0
         self._ids: list[int] = []
         self._created: list[int] = []
@@ -98,7 +101,15 @@ class ReasoningBank:
         """Unit centroids, a view of shape (len, dim); valid until the next change."""
         return self._live.centroids
 
-    def observe(self, unit: FloatArray, route: str | None, quality: float, accepted: bool) -> None:
+    def observe(
+        self,
+        unit: FloatArray,
+        route: str | None,
+        quality: float,
+        accepted: bool,
+        row: int,
+        similarities: FloatArray | None = None,
+    ) -> None:
         """Count one outcome in.
 
         Parameters
@@ -110,25 +121,16 @@ class ReasoningBank:
             In [0, 1].
         accepted : bool
             Whether it may found or move a pattern. The outcome is counted either way.
+        row : int
+            Where it is remembered: the next free row, or one that is given up for it.
+        similarities : ndarray of shape (len,), float32, optional
+            Of `unit` to the patterns, if the caller knows them.
         """
-        cell, similarity = self._live.nearest(unit)
-        if accepted and similarity < _SAME:
-            if len(self) < self.n_clusters:
-                cell = self._found()
-            elif self._selectivity > 0.5 and route is not None:
-                cell = self._home(unit, route, cell)
-        self._live.count(cell, route, quality)
-        if accepted:
-            self._live.join(cell, unit)
-
-    def retire(self, unit: FloatArray, route: str | None, quality: float, accepted: bool) -> None:
-        """Take an outcome over that memory lets go of: from now on it counts in the residue."""
-        cell, similarity = self._residue.nearest(unit)
-        if accepted and len(self._residue) < self.n_clusters and similarity < _SAME:
-            cell = self._residue.found()
-        self._residue.count(cell, route, quality)
-        if accepted:
-            self._residue.join(cell, unit)
+        cell = self._place(unit, route, quality, accepted, similarities)
+        if row == len(self._labels):
+            self._labels.append(cell)
+        else:
+            self._labels[row] = cell
 
     def values(self, route: str | None) -> FloatArray:
         """Expected quality of a route at every pattern, shape (len,), shrunk.
@@ -136,12 +138,15 @@ class ReasoningBank:
         Where routes were tried blindly, a pattern that says little goes by the route's mean;
         where routes were chosen for the query, a route that was not tried is not expected to work.
         """
-        blind = 1.0 - self._selectivity
         table = self._live.table(route)
-        count, total = table[:, 0], table[:, 1]
-        prior = blind * (total.sum() + 0.5) / (count.sum() + 1.0) + self._selectivity * 0.05
-        strength = blind * 20.0 + self._selectivity * 0.5
-        return np.asarray((total + strength * prior) / (count + strength), np.float32)
+        if table is None:
+            table = np.zeros((len(self), 3))
+        values = np.empty(len(self), np.float32)
+        selectivity = self._selectivity
+        blind = 1.0 - selectivity
+        strength = 20.0 * blind + 0.5 * selectivity
+        _core.expected_values(table, values, blind, 0.05 * selectivity, strength)
+        return values
 
     def absorb(self, summary: Sketch, threshold: float) -> None:
         """Count in what many outcomes amount to; those of quality `threshold` shape patterns."""
@@ -149,24 +154,24 @@ class ReasoningBank:
         for number, route, quality, count in summary.outcomes():
             accepted = quality >= threshold
             total = centres[number] * np.float32(count)
-            norm = float(np.linalg.norm(total))
-            unit = total / np.float32(norm) if norm > 0.0 else total
-            # Both at once: no memory of single outcomes will hand them to the residue later.
-            for cells, found in ((self._live, self._found), (self._residue, self._residue.found)):
-                cell, similarity = cells.nearest(unit)
-                if accepted and similarity < _SAME and len(cells) < self.n_clusters:
-                    cell = found()
-                cells.count(cell, route, quality, count)
-                if accepted:
-                    cells.join(cell, total, count)
+            cell, similarity = -1, -1.0
+            if len(self):
+                similarities = self.centroids @ _core.unit_rows(total)
+                cell = int(similarities.argmax())
+                similarity = float(similarities[cell])
+            if accepted and similarity < _SAME and len(self) < self.n_clusters:
+                cell = self._found()
+            self._live.add(cell, route, quality, count, total if accepted else None)
 
-    def learn(self, outcomes: Outcomes, selectivity: float) -> BankChange:
+    def learn(self, outcomes: Outcomes, rows: NDArray[np.int64], selectivity: float) -> BankChange:
         """Cluster everything remembered, and the residue, afresh.
 
         Parameters
         ----------
         outcomes : Outcomes
-            All that is remembered; what was retired is known already.
+            All that is remembered.
+        rows : ndarray of shape (n,), int64
+            Where each of them is remembered, as :meth:`observe` was told.
         selectivity : float
             In [0, 1]: how far routes were chosen for the query. Above one half, requests that
             went to different routes are kept in different patterns.
@@ -177,24 +182,36 @@ class ReasoningBank:
         """
         self._selectivity = selectivity
         before, centroids = self._live, self._live.centroids.copy()
-        shaping = np.flatnonzero(outcomes.accepted)
-        points = np.concatenate([outcomes.units[shaping], self._residue.sums.astype(np.float32)])
-        weights = np.concatenate([np.ones(len(shaping)), self._residue.sizes])
-        routes = [outcomes.routes[i] for i in shaping] + self._residue.leading_routes()
-        labels = self._cluster(points, weights, routes, selectivity > 0.5)
+        residue = self._residue(outcomes, rows)
+        old = residue.sizes > 0.0
+        shaping, failures = np.flatnonzero(outcomes.accepted), np.flatnonzero(~outcomes.accepted)
+        points = np.concatenate([outcomes.units[shaping], residue.sums[old].astype(np.float32)])
+        weights = np.concatenate([np.ones(len(shaping)), residue.sizes[old]])
+        leading = [route for route, held in zip(residue.leading_routes(), old, strict=True) if held]
+        routes = [outcomes.routes[i] for i in shaping] + leading
+        found = self._cluster(points, weights, routes, selectivity > 0.5)
         cells = Cells(self.dim)
-        for _ in range(int(labels.max(initial=-1)) + 1):
+        for _ in range(int(found.max(initial=-1)) + 1):
             cells.found()
-        cells.join_many(labels[: len(shaping)], outcomes.units[shaping])
-        cells.take(self._residue, labels[len(shaping) :])
-        failures = np.flatnonzero(~outcomes.accepted)
-        cells.count_many(labels[: len(shaping)], outcomes, shaping)
-        cells.count_many(cells.nearest_many(outcomes.units[failures]), outcomes, failures)
-        cells.take_unplaced(self._residue)
-        voices = np.bincount(labels[_different(points, len(shaping))], minlength=len(cells))
-        merged = cells.merge(_MERGE, voices.astype(np.float64), by_route=selectivity > 0.5)
-        self._live = cells
+        labels = np.empty(len(outcomes.units), np.int64)
+        labels[shaping] = found[: len(shaping)]
+        cells.join_many(labels[shaping], outcomes.units[shaping])
+        # Cells of which only failures are left go where they were.
+        heirs = cells.nearest_many(centroids)
+        heirs[old] = found[len(shaping) :]
+        cells.take(residue, heirs)
+        labels[failures] = cells.nearest_many(outcomes.units[failures])
+        cells.count_many(labels, outcomes)
+        cells.take_unplaced(residue)
+        voices = np.bincount(found[_different(points, len(shaping))], minlength=len(cells))
+        final = cells.merge(_MERGE, voices.astype(np.float64), by_route=selectivity > 0.5)
+        placed = labels >= 0
+        labels[placed] = final[labels[placed]]
+        held = np.empty(len(labels), np.int64)
+        held[rows] = labels
+        self._live, self._labels = cells, held.tolist()
         kept = self._recognise(centroids)
+        merged = len(final) - len(cells)
         return BankChange(len(cells) - kept, merged, len(before) - kept)
 
     def search(self, query: FloatArray, k: int, *, note: bool = True) -> list[LearnedPattern]:
@@ -224,7 +241,7 @@ class ReasoningBank:
         return [self._pattern(cell, None) for cell in cells]
 
     def handed_on(self, k: int | None, only: Collection[int] | None = None) -> ReasoningBank:
-        """Return a bank with the `k` largest patterns, all of it residue for its next owner.
+        """Return a bank with the `k` largest patterns, which its next owner remembers no row of.
 
         `only` names the ids that may be among them.
         """
@@ -234,7 +251,7 @@ class ReasoningBank:
         largest = largest[: len(self) if k is None else k]
         cells = self._live.pick(np.sort(largest))
         bank = ReasoningBank(self.dim, self.n_clusters, self.seed)
-        bank._live, bank._residue = cells, cells.pick(np.arange(len(cells)))
+        bank._live = cells
         bank._selectivity = self._selectivity
         now = int(time.time())
         for number in range(len(cells)):
@@ -254,7 +271,7 @@ class ReasoningBank:
         ledger = np.array([self._ids, self._created, self._used, self._last_used], np.int64)
         return {
             **{f"live.{name}": array for name, array in self._live.arrays().items()},
-            **{f"residue.{name}": array for name, array in self._residue.arrays().items()},
+            "labels": np.array(self._labels, np.int64),
             "ledger": ledger.reshape(4, len(self)),
             "next_id": np.array([self._next_id]),
             "selectivity": np.array([self._selectivity]),
@@ -262,12 +279,12 @@ class ReasoningBank:
 
     def facts(self) -> dict[str, Any]:
         """Return names of routes, in the order of the tables, for saving."""
-        return {"live": self._live.routes, "residue": self._residue.routes}
+        return {"live": self._live.routes}
 
     def restore(self, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
         """Become what :meth:`arrays` and :meth:`facts` described."""
         self._live = Cells.of(self.dim, wire.under(arrays, "live."), facts["live"])
-        self._residue = Cells.of(self.dim, wire.under(arrays, "residue."), facts["residue"])
+        self._labels = arrays["labels"].tolist()
         ledger = arrays["ledger"].tolist()
         self._ids, self._created, self._used, self._last_used = ledger
         self._next_id = int(arrays["next_id"][0])
@@ -275,21 +292,62 @@ class ReasoningBank:
         self.n_clusters = max(self.n_clusters, len(self))
         self._selectivity = float(arrays["selectivity"][0])
 
-    def _home(self, unit: FloatArray, route: str, nearest: int) -> int:
-        """Where a request belongs while the bank is full and routes are chosen for the query."""
-        worked = np.flatnonzero(self._live.table(route)[:, 1] > 0.0)
-        if len(worked):
-            return int(worked[(self.centroids[worked] @ unit).argmax()])
-        # The first success of a route deserves a pattern: two that are nearly one make room.
+    def _place(
+        self,
+        unit: FloatArray,
+        route: str | None,
+        quality: float,
+        accepted: bool,
+        similarities: FloatArray | None,
+    ) -> int:
+        cells = self._live
+        if not len(cells):
+            cell = self._found() if accepted else -1
+        else:
+            if similarities is None:
+                similarities = np.empty(len(cells), np.float32)
+                _core.similarities_to(cells.centroids, unit, similarities)
+            cell = cells.place(
+                similarities,
+                unit,
+                route,
+                quality,
+                accepted,
+                _SAME,
+                len(cells) < self.n_clusters,
+                self._selectivity > 0.5 and route is not None,
+            )
+            if cell >= 0:
+                return cell
+            cell = self._found() if cell == -1 else self._make_room(int(similarities.argmax()))
+        cells.count(cell, unit, route, quality, accepted)
+        return cell
+
+    def _make_room(self, nearest: int) -> int:
+        """Found a pattern in a full bank: the first success of a route deserves one.
+
+        Two that are nearly one make room; the nearest has to do where there are none.
+        """
         pair = self._live.closest_pair(by_route=True)
         if pair is None:
             return nearest
         target = np.arange(len(self))
         target[pair[1]] = pair[0]
-        self._live.collapse(target)
+        moved = self._live.collapse(target).tolist()
+        self._labels = [moved[label] if label >= 0 else label for label in self._labels]
         for ledger in (self._ids, self._created, self._used, self._last_used):
             del ledger[pair[1]]
         return self._found()
+
+    def _residue(self, outcomes: Outcomes, rows: NDArray[np.int64]) -> Cells:
+        """What memory has let go of, by pattern: everything less what is remembered."""
+        cells = self._live.pick(np.arange(len(self)))
+        cells.take_unplaced(self._live)
+        labels = np.array(self._labels, np.int64)[rows]
+        if len(cells):  # what came before the first pattern was counted in it
+            np.maximum(labels, 0, out=labels)
+        cells.take_out(labels, outcomes)
+        return cells
 
     def _found(self) -> int:
         self._name(self._next_id, int(time.time()))

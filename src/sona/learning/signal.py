@@ -272,31 +272,20 @@ class TrustGate:
     _HORIZON, _CREDIT = 200.0, 20.0
     _START = (_CREDIT, 0.5, 0.5, 0.1, 0.1, 0.03)
 
-    __slots__ = ("_moments",)
+    __slots__ = ("state",)
 
     def __init__(self) -> None:
-        self._moments = self._START
+        #: The six moments and the rule, as :func:`sona._core.outcome_step` takes them.
+        self.state = np.array([*self._START, self.LEAST, self.ENOUGH, self._HORIZON])
 
     def observe(self, expected: float, target: float) -> None:
         """Count in one outcome and what the unadapted bank expected."""
-        count, mean_e, mean_t, ee, tt, et = self._moments
-        count = min(count + 1.0, self._HORIZON)
-        take = 1.0 / count
-        keep = 1.0 - take
-        de, dt = expected - mean_e, target - mean_t
-        self._moments = (
-            count,
-            mean_e + take * de,
-            mean_t + take * dt,
-            keep * (ee + take * de * de),
-            keep * (tt + take * dt * dt),
-            keep * (et + take * de * dt),
-        )
+        _core.gate_observe(self.state, expected, target)
 
     @property
     def correlation(self) -> float:
         """The running correlation, in [-1, 1]; 0.0 where either side is constant."""
-        _, _, _, ee, tt, et = self._moments
+        _, _, _, ee, tt, et = self.moments
         scale = math.sqrt(ee * tt)
         return et / scale if scale > _FLAT else 0.0
 
@@ -306,8 +295,7 @@ class TrustGate:
 
         Grows with the correlation and, at first, with the number of outcomes behind it.
         """
-        earned = (self.correlation - self.LEAST) / (self.ENOUGH - self.LEAST)
-        return min(max(earned, 0.0), 1.0) * math.sqrt(self._moments[0] / self._HORIZON)
+        return _core.gate_trust(self.state)
 
     @property
     def moments(self) -> tuple[float, ...]:
@@ -315,7 +303,7 @@ class TrustGate:
 
         Settable; raises ShapeError or RangeError where six such numbers are not given.
         """
-        return self._moments
+        return tuple(self.state[:6].tolist())
 
     @moments.setter
     def moments(self, values: Sequence[float]) -> None:
@@ -327,4 +315,4 @@ class TrustGate:
         count, mean_e, mean_t, ee, tt, et = (
             check_number(*each) for each in zip(names, map(float, values), lows, highs, strict=True)
         )
-        self._moments = (count, mean_e, mean_t, ee, tt, et)
+        self.state[:6] = (count, mean_e, mean_t, ee, tt, et)

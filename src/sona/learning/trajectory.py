@@ -11,7 +11,7 @@ from sona.checks import check_quality, check_text
 from sona.errors import BuilderError, DTypeError, RangeError, ShapeError
 from sona.types import ArrayLike, FloatArray, LayerKey, Step, Trajectory
 
-__all__ = ["TrajectoryBuilder"]
+__all__ = ["TrajectoryBuilder", "pooled"]
 
 
 class TrajectoryBuilder:
@@ -68,7 +68,7 @@ class TrajectoryBuilder:
             If an argument is refused; the builder is as it was.
         """
         self._check_open()
-        state = self._pool(activations, attention_weights)
+        state = pooled(activations, attention_weights, self._hidden_dim)
         reward = check_quality("reward", reward)
         if layer is None:
             layer = 0
@@ -76,7 +76,9 @@ class TrajectoryBuilder:
             raise DTypeError(f"`layer` must be an int, a string or None; got {layer!r}")
         elif isinstance(layer, str):
             check_text("layer", layer)
-        self._steps.append(Step(state, reward, layer))
+        # The caller may go on to use its array for something else.
+        own = state.copy() if state is activations else state
+        self._steps.append(Step(own, reward, layer))
 
     def set_model_route(self, route: str) -> None:
         """Say which choice was made for the request; the last call counts."""
@@ -116,23 +118,30 @@ class TrajectoryBuilder:
         if self._owner is None:
             raise BuilderError("`trajectory` has already ended; begin another one")
 
-    def _pool(self, activations: ArrayLike, weights: ArrayLike | None) -> FloatArray:
-        dim = self._hidden_dim
-        if np.ndim(activations) == 2:
-            states = _core.as_matrix(activations, dim, "activations")
-            if not len(states):
-                raise ShapeError("`activations` must hold at least one token; got shape (0, ...)")
-            if weights is None:
-                return np.asarray(states.mean(axis=0), np.float32)
-            share = self._weights(weights, len(states))
-            return np.asarray(share @ states / share.sum(), np.float32)
-        state = _core.as_vector(activations, dim, "activations")
-        if weights is None:
-            return state.copy()
-        return state * self._weights(weights, dim)
 
-    def _weights(self, weights: ArrayLike, length: int) -> FloatArray:
-        share = _core.as_vector(weights, length, "attention_weights")
-        if share.min() < 0 or not share.any():
-            raise RangeError("`attention_weights` must be at least 0 and not all 0")
-        return share
+def pooled(activations: ArrayLike, weights: ArrayLike | None, dim: int) -> FloatArray:
+    """Return activations as one state of shape (dim,), which may be the caller's own array.
+
+    Raises
+    ------
+    ShapeError, DTypeError, NonFiniteError, RangeError
+        As :meth:`TrajectoryBuilder.add_step`.
+    """
+    n = activations.ndim if isinstance(activations, np.ndarray) else np.ndim(activations)
+    if n == 2:
+        states = _core.as_matrix(activations, dim, "activations")
+        if not len(states):
+            raise ShapeError("`activations` must hold at least one token; got shape (0, ...)")
+        if weights is None:
+            return np.asarray(states.mean(axis=0), np.float32)
+        share = _weights(weights, len(states))
+        return np.asarray(share @ states / share.sum(), np.float32)
+    state = _core.as_vector(activations, dim, "activations")
+    return state if weights is None else state * _weights(weights, dim)
+
+
+def _weights(weights: ArrayLike, length: int) -> FloatArray:
+    share = _core.as_vector(weights, length, "attention_weights")
+    if share.min() < 0 or not share.any():
+        raise RangeError("`attention_weights` must be at least 0 and not all 0")
+    return share
