@@ -89,6 +89,10 @@ class Running:
             headers["Authorization"] = f"Bearer {token}"
         return self.json("POST", "/v1/exports", data, headers)
 
+    def overview(self, token=None):
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return self.json("GET", "/v1/overview", None, headers)[1]
+
     def client(self, **options) -> Client:
         return Client(self.url, **options)
 
