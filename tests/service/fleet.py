@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from tests.service.conftest import eventually
+
 from sona import SonaConfig
 from sona.cli.demo import serve
 from sona.cli.digits import DigitFleet
 from sona.service import Client
-from tests.service.conftest import eventually
 
 
 def run_waves(service, waves=4, agents=6, requests=50, **client_options):

@@ -136,7 +136,8 @@ class _Moody(BaseHTTPRequestHandler):
         if mood == "hang up":
             self.close_connection = True
             return
-        body = b'{"agent_id":"a","trajectories_accepted":1,"trajectories_rejected":0,'
+        body = b'{"agent_id":"a","ruling":"accepted","trajectories_accepted":1,'
+        body += b'"trajectories_rejected":0,'
         body += b'"consolidated":false,"total_agents":1,"total_trajectories":1,'
         body += b'"duplicate":false,"reasons":{}}'
         if mood != 201:

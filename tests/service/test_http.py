@@ -68,6 +68,21 @@ def test_rows_that_are_refused_are_counted_with_their_reason(service):
     assert receipt["trajectories_accepted"] == 2
 
 
+def test_an_agent_that_keeps_sending_rubbish_is_kept_out(tmp_path):
+    rubbish = [TrajectoryExport(np.eye(DIM)[0], 7.0, "a")] * 4
+    with Running(tmp_path) as service:
+        assert service.post(make_export("good").to_bytes())[0] == 201
+        statuses = [
+            service.post(AgentExport("bad", rubbish, timestamp=n).to_bytes())[0] for n in range(9)
+        ]
+        assert statuses[0] == 422
+        assert statuses[-1] == 403
+        status, problem = service.post(make_export("bad").to_bytes())
+        assert (status, problem["place"]) == (403, "agent_id")
+        assert "strikes" in problem["detail"]
+        assert service.post(make_export("other").to_bytes())[0] == 201
+
+
 def test_other_refusals(service):
     assert service.json("POST", "/v1/exports", b"x", {"Content-Type": "text/plain"})[0] == 415
     assert service.post(make_export("k").to_bytes(), key="k" * 256)[0] == 422
@@ -228,6 +243,15 @@ def test_a_slow_body_is_cut_off(tmp_path):
             assert raw.recv(20).startswith(b"HTTP/1.1 408")
             assert time.monotonic() - started < 10
         assert service.request("GET", "/readyz")[0] == 200
+
+
+def test_enough_new_agents_are_consolidated_beside_the_answers(tmp_path):
+    with Running(tmp_path, "--rate", "1e6") as service:
+        for number in range(55):
+            assert service.post(make_export(f"agent-{number}").to_bytes())[0] == 201
+        (done, *_) = eventually(lambda: service.overview()["consolidations"])
+        assert done["trajectories"] > 0
+        assert service.overview()["totals"]["agents"] == 55
 
 
 def test_readers_see_what_was_acknowledged_soon(service):

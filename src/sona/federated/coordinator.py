@@ -202,7 +202,7 @@ class FederatedCoordinator:
         if self._learner.roster.strikes(export.agent_id) >= trust.MAX_STRIKES:
             reason = f"agent has {trust.MAX_STRIKES} strikes"
             self._refuse(export, reason, strike=False)
-            return self._result(export, 0, {reason: export.rows})
+            return self._result(export, "refused", 0, {reason: export.rows})
         try:
             valid, reasons = trust.screen(export, self._learner.config.embedding_dim_)
         except ValueError as error:
@@ -215,11 +215,10 @@ class FederatedCoordinator:
         self._count(ruling)
         self._learner.catch_up({sequence: (export, valid)})
         if ruling == "withdrawn":
-            return self._result(export, 0, {"agent or session was withdrawn": export.rows})
+            reasons = Counter({"agent or session was withdrawn": export.rows})
+            return self._result(export, ruling, 0, reasons)
         consolidated = consolidate and self._learner.tick(on_time=False) is not None
-        return self._result(
-            export, summary.accepted, reasons, consolidated, duplicate=ruling == "duplicate"
-        )
+        return self._result(export, ruling, summary.accepted, reasons, consolidated)
 
     def merge(self, other: FederatedCoordinator) -> int:
         """Take in every session that another coordinator holds, and every withdrawal.
@@ -496,19 +495,20 @@ class FederatedCoordinator:
     def _result(
         self,
         export: AgentExport,
+        ruling: str,
         accepted: int,
         reasons: Mapping[str, int],
         consolidated: bool = False,
-        duplicate: bool = False,
     ) -> AggregationResult:
         return AggregationResult(
             agent_id=export.agent_id,
+            ruling=ruling,
             trajectories_accepted=accepted,
             trajectories_rejected=export.rows - accepted,
             consolidated=consolidated,
             total_agents=self.agent_count,
             total_trajectories=self.total_trajectories,
-            duplicate=duplicate,
+            duplicate=ruling == "duplicate",
             reasons=dict(reasons),
         )
 

@@ -23,6 +23,9 @@ class AggregationResult(Record, frozen=True, eq=False):
     ----------
     agent_id : str
         Who sent it.
+    ruling : str
+        ``accepted`` for a new session, ``superseded`` for a later export of one, ``duplicate``;
+        ``withdrawn`` and ``refused`` where the agent is kept out.
     trajectories_accepted, trajectories_rejected : int
         Rows at or above the quality threshold; all others.
     consolidated : bool
@@ -36,6 +39,7 @@ class AggregationResult(Record, frozen=True, eq=False):
     """
 
     agent_id: str
+    ruling: str
     trajectories_accepted: int
     trajectories_rejected: int
     consolidated: bool

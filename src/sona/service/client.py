@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 import numpy as np
 
-from sona import _core, state
+from sona import _core, state, wire
 from sona.config import SonaConfig
 from sona.errors import ConfigError, FormatError, ServiceError, SonaError
 from sona.federated import AgentExport, EphemeralAgent, WarmStart
@@ -214,7 +214,7 @@ class Client:
             msgspec.json.encode(question),
             {"Content-Type": "application/json"},
         )
-        return msgspec.json.decode(body, type=RouteAnswer)
+        return wire.decode_json(body, RouteAnswer)
 
     def close(self) -> None:
         """Close the connection; the next request opens a new one."""
@@ -248,7 +248,7 @@ class Client:
         if self._warm is not None:
             headers["Sona-Warm-Start"] = self._warm[0]
         _, _, body = self._request("POST", "/v1/exports", data, headers)
-        return msgspec.json.decode(body, type=ExportReceipt)
+        return wire.decode_json(body, ExportReceipt)
 
     def _known(self) -> tuple[str, bytes] | None:
         if self._warm is None and self._cache is not None and self._cache.exists():

@@ -32,7 +32,11 @@ _CONSOLIDATIONS = 10
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of history: an export, or a consolidation (``seconds`` set)."""
+    """One line of history: an export, or a consolidation (``seconds`` set).
+
+    ``quality`` is the mean over the session, ``first`` over its first requests, in which a warm
+    start shows.
+    """
 
     at: int
     agent: str = ""
@@ -41,6 +45,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     rejected: int = 0
     reasons: dict[str, int] = {}
     quality: float | None = None
+    first: float | None = None
     warm: bool = False
     routes: dict[str, tuple[int, float]] = {}
     key: str | None = None
@@ -189,7 +194,7 @@ class History:
             new_agent=entry.agent not in self._agents,
             accepted=entry.accepted,
             rejected=entry.rejected,
-            quality=entry.quality,
+            quality=entry.first,
             warm=entry.warm,
             routes=entry.routes,
         )

@@ -38,8 +38,8 @@ Name = Annotated[str, Meta(min_length=1, max_length=1024)]
 Price = Annotated[float, Meta(ge=0.0, le=1e12)]
 
 
-class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of the records: immutable, exact about its fields."""
+class View(msgspec.Struct, frozen=True):
+    """Base of the records: immutable; a client ignores fields that a newer service adds."""
 
 
 class ProblemView(View, frozen=True):
@@ -55,6 +55,7 @@ class ExportReceipt(View, frozen=True):
     """What became of an export; it is committed when this arrives."""
 
     agent_id: str
+    ruling: str
     trajectories_accepted: Count
     trajectories_rejected: Count
     consolidated: bool
@@ -64,7 +65,7 @@ class ExportReceipt(View, frozen=True):
     reasons: dict[str, Count]
 
 
-class RouteQuestion(View, frozen=True):
+class RouteQuestion(View, frozen=True, forbid_unknown_fields=True):
     """A query that wants a route."""
 
     embedding: Annotated[list[float], Meta(min_length=1, max_length=65_536)]

@@ -1,4 +1,4 @@
-"""One tenant: its coordinator behind one writer, its history, and what its readers see."""
+"""One tenant: its coordinator behind its writers, its history, and what its readers see."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -14,8 +15,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from sona import state
 from sona.config import SonaConfig
@@ -23,6 +22,7 @@ from sona.errors import FormatError, SonaError, StoreError
 from sona.federated import AgentExport, AggregationResult, FederatedCoordinator
 from sona.service.events import Events
 from sona.service.history import Entry, History, entry_facts, now_ms
+from sona.service.intake import entry_of, read_export
 from sona.service.knowledge import Knowledge
 from sona.service.limits import Limits
 from sona.service.logs import decided
@@ -31,16 +31,21 @@ from sona.service.problems import ProblemError, problem_of
 from sona.service.records import AgentView, ExportReceipt
 from sona.service.telemetry import Telemetry
 from sona.service.tokens import Caller
-
-_T = TypeVar("_T")
+from sona.types import LearnResult
 
 __all__ = ["CONFIG", "HISTORY", "STORE", "Tenant"]
 
+_T = TypeVar("_T")
+
 #: Files of a tenant, in its folder.
 CONFIG, STORE, HISTORY = "config.json", "store.db", "history.db"
+#: Two writers: one export is learned while the next is committed.
+_WRITERS = 2
 #: News is published after this many seconds, or after so many times what publishing cost.
 _PUBLISH_SECONDS = 0.25
 _PUBLISH_SHARE = 9.0
+#: How often the coordinator is asked whether something has waited long enough to be learned anew.
+_TICK_SECONDS = 5.0
 #: Routes whose cost is remembered.
 _COSTS = 1_024
 
@@ -81,31 +86,35 @@ class Tenant:
         self._telemetry = telemetry
         self._dim = dim
         self._coordinator: FederatedCoordinator | None = None
-        # One writer: commits of a store take turns anyway, and the order of arrival is kept.
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"sona-write-{name}")
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix=f"sona-read-{name}")
+        self._founding = threading.Lock()
+        self._writers = ThreadPoolExecutor(_WRITERS, f"sona-write-{name}")
+        self._reader = ThreadPoolExecutor(1, f"sona-read-{name}")
+        self._learner = ThreadPoolExecutor(1, f"sona-learn-{name}")
         self._in_flight: dict[str, str] = {}
         self._waiting = 0
-        self._unlearned = 0  # new exports since the last consolidation
-        self._consolidated_at = time.monotonic()
         self._news = asyncio.Event()
-        self._publisher: asyncio.Task[None] | None = None
+        self._due = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         """Load what the folder holds, if anything; returns when readers can be answered."""
         if (self._folder / CONFIG).exists():
-            await _in(self._writer, self._load)
+            await _in(self._writers, self._load)
             await self._publish()
-        self._publisher = asyncio.create_task(self._keep_published())
+        self._tasks = [
+            asyncio.create_task(self._keep_published()),
+            asyncio.create_task(self._keep_learning()),
+        ]
 
     async def close(self) -> None:
         """Finish what was accepted, publish nothing more, close the files."""
-        if self._publisher is not None:
-            self._publisher.cancel()
+        for task in self._tasks:
+            task.cancel()
         self.events.close()
-        await _in(self._writer, self._unload)
-        self._writer.shutdown()
-        self._reader.shutdown()
+        # A consolidation that is under way ends before the store that it reads is closed.
+        for executor in (self._learner, self._reader, self._writers):
+            await _in(None, executor.shutdown)
+        await _in(None, self._unload)
 
     async def take(self, body: bytes, caller: Caller, key: str | None, warm: bool) -> ExportReceipt:
         """Take an export in; returns after its commit.
@@ -135,13 +144,13 @@ class Tenant:
         views = [
             AgentView(
                 agent_id,
-                c.trajectory_count,
-                c.avg_quality,
-                c.sessions,
-                c.timestamp,
-                c.session_duration_ms,
+                told.trajectory_count,
+                told.avg_quality,
+                told.sessions,
+                told.timestamp,
+                told.session_duration_ms,
             )
-            for agent_id, c in contributions.items()
+            for agent_id, told in contributions.items()
         ]
         return sorted(views, key=lambda view: (-view.timestamp, view.agent_id))
 
@@ -162,57 +171,45 @@ class Tenant:
     async def _take(
         self, body: bytes, caller: Caller, key: str | None, warm: bool
     ) -> ExportReceipt:
-        digest = await _in(None, lambda: hashlib.sha256(body).hexdigest())
         scoped = None if key is None else f"{caller.token_id}/{key}"
+        digest = ""
         if scoped is not None:
-            known = self._in_flight.get(scoped) or (
-                self.history.known(scoped) if self.history else None
-            )
-            if known is not None and known != digest:
-                raise ProblemError(
-                    409, "`Idempotency-Key` came before with another body", "Idempotency-Key"
-                )
-            self._in_flight[scoped] = digest
+            digest = await _in(None, lambda: hashlib.sha256(body).hexdigest())
+            self._claim(scoped, digest)
         try:
-            export = await _in(None, lambda: self._read(body, caller))
-            started = time.perf_counter()
+            export = await _in(None, lambda: read_export(body, caller, self._limits.vectors))
             with self._telemetry.span("sona.export", tenant=self.name, agent=export.agent_id):
-                result = await _in(self._writer, lambda: self._commit(export))
-            self._record(export, result, warm, scoped, digest, time.perf_counter() - started)
+                result = await _in(self._writers, lambda: self._commit(export))
+            if result.ruling in ("withdrawn", "refused"):
+                raise ProblemError(403, "; ".join(result.reasons), "agent_id")
         except SonaError as error:
             problem = problem_of(error)
-            self._refuse(problem, caller, scoped)
+            self._refuse(problem, caller)
             raise problem from error
         except ProblemError as problem:
-            self._refuse(problem, caller, scoped)
+            self._refuse(problem, caller)
             raise
         finally:
             if scoped is not None:
                 self._in_flight.pop(scoped, None)
+        entry = entry_of(export, result, warm)
+        self._record(msgspec.structs.replace(entry, key=scoped, digest=digest))
         return ExportReceipt(**{name: getattr(result, name) for name in result.__struct_fields__})
 
-    def _read(self, body: bytes, caller: Caller) -> AgentExport:
-        export = AgentExport.from_bytes(body)
-        if caller.agent is not None and export.agent_id != caller.agent:
+    def _claim(self, key: str, digest: str) -> None:
+        remembered = self.history.known(key) if self.history is not None else None
+        if self._in_flight.get(key, remembered) not in (None, digest):
             raise ProblemError(
-                403,
-                f"`agent_id` must be {caller.agent!r}, to which the token is bound; got"
-                f" {export.agent_id!r}",
-                "agent_id",
+                409, "`Idempotency-Key` came before with another body", "Idempotency-Key"
             )
-        if len(export.trajectories) > self._limits.vectors:
-            raise ProblemError(
-                422,
-                f"`trajectories` must be at most {self._limits.vectors}; got"
-                f" {len(export.trajectories)}",
-                "trajectories",
-            )
-        return export
+        self._in_flight[key] = digest
 
     def _commit(self, export: AgentExport) -> AggregationResult:
         if self._coordinator is None:
-            self._found(export)
-        return self.coordinator.aggregate(export)
+            with self._founding:
+                if self._coordinator is None:
+                    self._found(export)
+        return self.coordinator.aggregate(export, consolidate=False)
 
     def _found(self, export: AgentExport) -> None:
         # The first export says what the tenant's embeddings are like.
@@ -246,62 +243,33 @@ class Tenant:
 
     # Remembering
 
-    def _record(
-        self,
-        export: AgentExport,
-        result: AggregationResult,
-        warm: bool,
-        key: str | None,
-        digest: str,
-        seconds: float,
-    ) -> None:
-        routes = _routes(export)
-        entry = Entry(
-            at=now_ms(),
-            agent=export.agent_id,
-            result="duplicate" if result.duplicate else "new",
-            accepted=result.trajectories_accepted,
-            rejected=result.trajectories_rejected,
-            reasons=result.reasons,
-            quality=_mean(export.trajectories.quality),
-            warm=warm,
-            routes={} if result.duplicate else routes,
-            key=key,
-            digest=digest if key is not None else "",
-        )
+    def _record(self, entry: Entry) -> None:
         self._remember(entry)
         self._metrics.exports.labels(entry.result).inc()
-        if not result.duplicate:
-            self._metrics.trajectories.labels("accepted").inc(entry.accepted)
-            self._metrics.trajectories.labels("rejected").inc(entry.rejected)
-            for reason, count in entry.reasons.items():
-                self._metrics.rejected.labels(reason).inc(count)
-            self._telemetry.evaluated(export.agent_id, routes, self.coordinator.quality_threshold)
-            self._unlearned += 1
-            self._news.set()
-        if result.consolidated:
-            self._consolidated(seconds, result.total_trajectories)
+        if entry.result != "new":
+            return
+        self._metrics.trajectories.labels("accepted").inc(entry.accepted)
+        self._metrics.trajectories.labels("rejected").inc(entry.rejected)
+        for reason, count in entry.reasons.items():
+            self._metrics.rejected.labels(reason).inc(count)
+        self._telemetry.evaluated(entry.agent, entry.routes, self.coordinator.quality_threshold)
+        self._news.set()
+        if self.coordinator.due:
+            self._due.set()
 
-    def _refuse(self, problem: ProblemError, caller: Caller, key: str | None) -> None:
+    def _refuse(self, problem: ProblemError, caller: Caller) -> None:
         self._metrics.exports.labels("refused").inc()
-        reason = problem.place or "body"
-        entry = Entry(
-            at=now_ms(),
-            agent=caller.agent or "",
-            result="refused",
-            reasons={f"refused: {reason}": 1},
-            key=key,
-        )
-        if self.history is not None:
-            self._remember(entry)
         facts = {"tenant": self.name, "status": problem.status, "detail": problem.detail}
         decided("export refused", facts)
-
-    def _consolidated(self, seconds: float, trajectories: int) -> None:
-        self._unlearned = 0
-        self._consolidated_at = time.monotonic()
-        self._metrics.consolidations.inc()
-        self._remember(Entry(at=now_ms(), accepted=trajectories, seconds=seconds))
+        if self.history is not None:
+            self._remember(
+                Entry(
+                    at=now_ms(),
+                    agent=caller.agent or "",
+                    result="refused",
+                    reasons={f"refused: {problem.place or 'body'}": 1},
+                )
+            )
 
     def _remember(self, entry: Entry) -> None:
         assert self.history is not None
@@ -309,44 +277,47 @@ class Tenant:
         facts = entry_facts(entry)
         kind = "export" if entry.seconds is None else "consolidation"
         self.events.publish(kind, facts)
-        decided(f"{kind} {entry.result}".strip(), {"tenant": self.name, **facts})
+        if entry.result != "refused":
+            decided(f"{kind} {entry.result}".strip(), {"tenant": self.name, **facts})
 
-    # Publishing
+    # Learning and publishing
+
+    async def _keep_learning(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._due.wait(), _TICK_SECONDS)
+            self._due.clear()
+            if self._coordinator is None:
+                continue
+            try:
+                result = await _in(self._learner, self.coordinator.tick)
+            except (SonaError, MemoryError) as error:
+                self._troubled("not consolidated", error)
+                continue
+            if result is not None:
+                self._consolidated(result)
+
+    def _consolidated(self, result: LearnResult) -> None:
+        self._metrics.consolidations.inc()
+        seconds = 1e-3 * result.elapsed_ms
+        count = self.coordinator.total_trajectories
+        self._remember(Entry(at=now_ms(), accepted=count, seconds=seconds))
+        self._news.set()
 
     async def _keep_published(self) -> None:
         while True:
-            due = self._consolidation_due()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), due)
+            await self._news.wait()
             self._news.clear()
             started = time.perf_counter()
             try:
-                if self._consolidation_due() == 0.0:
-                    await self._consolidate()
                 await self._publish()
                 if self.history is not None:
                     await _in(self._reader, self.history.flush)
             except (SonaError, MemoryError) as error:
                 # Readers keep the version that they have; the next news tries again.
-                decided("not published", {"tenant": self.name, "detail": str(error)}, logging.ERROR)
+                self._troubled("not published", error)
             cost = time.perf_counter() - started
             await asyncio.sleep(max(_PUBLISH_SECONDS, _PUBLISH_SHARE * cost))
-
-    def _consolidation_due(self) -> float | None:
-        """Seconds until everything is to be learned anew; None while there is nothing new.
-
-        The coordinator consolidates by itself when enough agents are new. This is for the time
-        in which they are not.
-        """
-        if not self._unlearned:
-            return None
-        interval = self.coordinator.master_engine.config.background_interval_ms / 1e3
-        return max(0.0, self._consolidated_at + interval - time.monotonic())
-
-    async def _consolidate(self) -> None:
-        started = time.perf_counter()
-        await _in(self._writer, self.coordinator.force_consolidate)
-        self._consolidated(time.perf_counter() - started, self.coordinator.total_trajectories)
 
     async def _publish(self) -> None:
         if self._coordinator is None:
@@ -360,23 +331,10 @@ class Tenant:
         self.events.publish("published", facts)
         decided("published", {"tenant": self.name, **facts}, logging.DEBUG)
 
+    def _troubled(self, what: str, error: BaseException) -> None:
+        decided(what, {"tenant": self.name, "detail": str(error)}, logging.ERROR)
+
 
 async def _in(executor: Executor | None, work: Callable[[], _T]) -> _T:
     """Run blocking work in a thread; None: in any."""
     return await asyncio.get_running_loop().run_in_executor(executor, work)
-
-
-def _routes(export: AgentExport) -> dict[str, tuple[int, float]]:
-    """Number of outcomes and sum of quality per route, of rows whose quality is one."""
-    sums: dict[str, tuple[int, float]] = {}
-    table = export.trajectories
-    for route, quality in zip(table.routes, table.quality.tolist(), strict=True):
-        if route is not None and 0.0 <= quality <= 1.0:
-            count, total = sums.get(route, (0, 0.0))
-            sums[route] = (count + 1, total + quality)
-    return sums
-
-
-def _mean(quality: NDArray[np.float64]) -> float | None:
-    sane = quality[(quality >= 0.0) & (quality <= 1.0)]
-    return float(sane.mean()) if len(sane) else None

@@ -16,28 +16,31 @@ export function html(name, attributes = {}, ...children) {
   return element;
 }
 
-const WIDTH = 560, HEIGHT = 220;
+const HEIGHT = 220;
 const LEFT = 40, RIGHT = 12, TOP = 10, BOTTOM = 26;
 
-// Lines over time. series: [{kind, values, area}], values null where there is nothing.
-export function lines(label, times, series, { low = 0, high = null, format = String } = {}) {
+// Lines over time, `width` pixels wide so that text keeps its size on any screen.
+// series: [{kind, values, area}], values null where there is nothing.
+export function lines(width, label, times, series, { low = 0, high = null, format = String } = {}) {
   const seen = series.flatMap((one) => one.values).filter((value) => value !== null);
   const top = high ?? niceCeiling(Math.max(1, ...seen));
-  const x = (i) => LEFT + (times.length < 2 ? 0.5 : i / (times.length - 1)) * (WIDTH - LEFT - RIGHT);
+  const x = (i) => LEFT + (times.length < 2 ? 0.5 : i / (times.length - 1)) * (width - LEFT - RIGHT);
   const y = (value) => TOP + (1 - (value - low) / (top - low)) * (HEIGHT - TOP - BOTTOM);
-  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label });
   for (let tick = 0; tick <= 4; tick++) {
     const value = low + ((top - low) * tick) / 4;
     picture.append(
-      svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }),
+      svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }),
       svg("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, format(value)),
     );
   }
-  const shown = times.length > 2 ? [0, times.length >> 1, times.length - 1] : times.map((_, i) => i);
-  const anchors = ["start", "middle", "end"];
-  shown.forEach((i, n) => picture.append(svg("text", {
-    x: x(i), y: HEIGHT - 6, "text-anchor": shown.length === 3 ? anchors[n] : "middle",
-  }, clock(times[i], times.at(-1) - times[0]))));
+  const last = times.length - 1;
+  const shown = last < 1 ? [0] : width < 480 ? [0, last] : [0, last >> 1, last];
+  for (const i of new Set(shown.slice(0, times.length))) {
+    picture.append(svg("text", {
+      x: x(i), y: HEIGHT - 6, "text-anchor": last < 1 ? "middle" : i === 0 ? "start" : i === last ? "end" : "middle",
+    }, clock(times[i], times[last] - times[0])));
+  }
   for (const { kind, values, area } of series) {
     const points = values.map((value, i) => [i, value]).filter(([, value]) => value !== null);
     if (!points.length) continue;
@@ -55,13 +58,14 @@ export function lines(label, times, series, { low = 0, high = null, format = Str
 
 // Patterns as bubbles; the same element stays for the same pattern, so that it moves.
 export function bubbles(holder, label, points, colour, describe) {
-  const width = 760, height = 430, margin = 28;
+  const width = holder.clientWidth, height = Math.max(280, Math.round(0.56 * width)), margin = 28;
   let picture = holder.querySelector("svg");
   if (!picture) {
-    picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
+    picture = svg("svg", { role: "img" });
     holder.append(picture);
     tooltip(holder, picture);
   }
+  picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
   picture.setAttribute("aria-label", label);
   const [x, y] = [scale(points.map((p) => p.x), margin, width - margin), scale(points.map((p) => p.y), height - margin, margin)];
   const largest = Math.max(1, ...points.map((p) => p.size));

@@ -12,6 +12,7 @@ const count = (n, one, many = `${one}s`) => `${whole.format(n)} ${n === 1 ? one 
 
 let token = sessionStorage.getItem("sona-token");
 let lastEvent = null;
+let latest = null;
 const colours = new Map();
 
 function headers(more = {}) {
@@ -25,7 +26,8 @@ async function refresh() {
   if (answer.status === 401) return askForToken();
   if (!answer.ok) throw new Error(`${answer.status}`);
   byId("door").hidden = true;
-  draw(await answer.json());
+  latest = await answer.json();
+  draw(latest);
   return true;
 }
 
@@ -144,8 +146,8 @@ function legend(id, entries) {
 function charts({ timeline, cold, warm }) {
   const times = timeline.map((bucket) => bucket.at);
   legend("quality-legend", [["cold", "started cold"], ["warm", "started warm"]]);
-  byId("quality").replaceChildren(lines(
-    `Mean quality per session over time: ${quality(cold.mean)} started cold, ${quality(warm.mean)} started warm`,
+  byId("quality").replaceChildren(lines(byId("quality").clientWidth,
+    `Mean quality of sessions' first ten requests over time: ${quality(cold.mean)} started cold, ${quality(warm.mean)} started warm`,
     times,
     [
       { kind: "cold", values: timeline.map((bucket) => bucket.cold.mean) },
@@ -156,7 +158,7 @@ function charts({ timeline, cold, warm }) {
   let agents = 0;
   const growth = timeline.map((bucket) => (agents += bucket.agents));
   legend("agents-legend", [["cold", "agents that have reported"]]);
-  byId("growth").replaceChildren(lines(
+  byId("growth").replaceChildren(lines(byId("growth").clientWidth,
     `Agents that have reported, over time: ${agents} now`,
     times, [{ kind: "cold", values: growth, area: true }], { format: whole.format },
   ));
@@ -207,11 +209,11 @@ function care({ consolidations, status, version, totals, at }) {
   list("consolidations", consolidations.length
     ? consolidations.slice(0, 5).map((one) => [when(one.at), `${whole.format(one.trajectories)} in ${one.seconds.toFixed(2)} s`])
     : [["None yet", ""]]);
-  byId("health").replaceChildren(...[
+  list("health", [
     ["Service", status], ["Version handed out", whole.format(version)],
     ["Duplicates", whole.format(totals.duplicates)], ["Refused exports", whole.format(totals.refused)],
     ["As of", when(at)],
-  ].map(([name, value]) => html("div", {}, html("dt", {}, name), html("dd", {}, value))));
+  ]);
 }
 
 function recent(rows) {
@@ -235,4 +237,5 @@ function when(ms) {
   return new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" }).format(ms);
 }
 
+addEventListener("resize", () => { if (latest) draw(latest); });
 run();
