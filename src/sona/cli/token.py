@@ -9,7 +9,8 @@ from pathlib import Path
 
 from sona.cli.table import table
 from sona.errors import RangeError
-from sona.service.tokens import TOKENS, TokenBook
+from sona.service.folder import TOKENS
+from sona.service.tokens import TokenBook
 
 __all__ = ["add_arguments", "run"]
 

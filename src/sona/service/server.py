@@ -9,7 +9,6 @@ import sys
 from types import FrameType
 
 from sona.errors import ConfigError, MissingExtraError
-from sona.service.guard import is_loopback
 from sona.service.limits import Limits
 from sona.service.logs import decided, start_logging
 
@@ -17,10 +16,12 @@ try:
     import uvicorn
 
     from sona.service.app import Service
+    from sona.service.guard import is_loopback
     from sona.service.tenants import Tenants
 except ImportError as error:  # pragma: no cover - only without the extra
+    name = str(error.name).partition(".")[0]
     raise MissingExtraError(
-        f"the service needs {error.name}; install it with: pip install 'sona[service]'"
+        f"the service needs {name}; install it with: pip install 'sona[service]'"
     ) from None
 
 __all__ = ["serve"]

@@ -21,6 +21,7 @@ from sona.config import SonaConfig
 from sona.errors import FormatError, SonaError, StoreError
 from sona.federated import AgentExport, AggregationResult, FederatedCoordinator
 from sona.service.events import Events
+from sona.service.folder import CONFIG, HISTORY, STORE
 from sona.service.history import Entry, History, entry_facts, now_ms
 from sona.service.intake import entry_of, read_export
 from sona.service.knowledge import Knowledge
@@ -33,12 +34,10 @@ from sona.service.telemetry import Telemetry
 from sona.service.tokens import Caller
 from sona.types import LearnResult
 
-__all__ = ["CONFIG", "HISTORY", "STORE", "Tenant"]
+__all__ = ["Tenant"]
 
 _T = TypeVar("_T")
 
-#: Files of a tenant, in its folder.
-CONFIG, STORE, HISTORY = "config.json", "store.db", "history.db"
 #: Two writers: one export is learned while the next is committed.
 _WRITERS = 2
 #: News is published after this many seconds, or after so many times what publishing cost.

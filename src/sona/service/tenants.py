@@ -1,12 +1,4 @@
-"""All tenants of one service folder, and the lock that keeps a second service out of it.
-
-.. code-block:: text
-
-    STORE/
-      lock                 held while a service runs; the kernel frees it when the process dies
-      tokens.db            who may speak for whom
-      tenants/NAME/        config.json, store.db (what was accepted), history.db (what happened)
-"""
+"""All tenants of one service folder, each opened once."""
 
 from __future__ import annotations
 
@@ -14,16 +6,14 @@ import asyncio
 import os
 from pathlib import Path
 
-from sona.errors import StoreError
+from sona.service.folder import TENANTS, TOKENS, hold, tenants_of
 from sona.service.limits import Limits
 from sona.service.metrics import Metrics
 from sona.service.telemetry import Telemetry
-from sona.service.tenant import CONFIG, Tenant
-from sona.service.tokens import TOKENS, TokenBook
+from sona.service.tenant import Tenant
+from sona.service.tokens import TokenBook
 
-__all__ = ["TENANTS", "Tenants"]
-
-TENANTS = "tenants"
+__all__ = ["Tenants"]
 
 
 class Tenants:
@@ -52,21 +42,12 @@ class Tenants:
         self.telemetry = Telemetry()
         self._dim = dim
         self._open: dict[str, asyncio.Task[Tenant]] = {}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _hold(self.folder / "lock")
-        except OSError as error:
-            raise StoreError(f"`store`: cannot use {str(folder)!r}: {error}") from error
+        self._lock = hold(self.folder)
         self.tokens = TokenBook(self.folder / TOKENS)
 
     async def open_all(self) -> None:
         """Open every tenant that the folder holds."""
-        root = self.folder / TENANTS
-        names = (
-            sorted(p.name for p in root.iterdir() if (p / CONFIG).exists())
-            if (root.exists())
-            else []
-        )
+        names = tenants_of(self.folder)
         await asyncio.gather(*(self.get(name) for name in names))
 
     async def get(self, name: str) -> Tenant:
@@ -100,23 +81,3 @@ class Tenants:
         )
         await tenant.open()
         return tenant
-
-
-def _hold(path: Path) -> int:
-    """Lock a file until the process ends."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise StoreError(
-            f"`store`: another service uses {str(path.parent)!r}; one service owns a folder"
-        ) from None
-    return handle

@@ -19,10 +19,8 @@ from typing import NamedTuple
 from sona.checks import check_text
 from sona.errors import RangeError, StoreError
 
-__all__ = ["TOKENS", "Caller", "TokenBook", "TokenInfo", "check_tenant"]
+__all__ = ["Caller", "TokenBook", "TokenInfo", "check_tenant"]
 
-#: Name of the file in the service's folder.
-TOKENS = "tokens.db"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tokens (
     id TEXT PRIMARY KEY,
