@@ -164,15 +164,15 @@ class FederatedCoordinator:
 
     # Taking in
 
-    def aggregate(self, export: AgentExport, *, consolidate: bool = True) -> AggregationResult:
+    def aggregate(self, export: AgentExport, *, learn: bool = True) -> AggregationResult:
         """Take an export in.
 
         Parameters
         ----------
         export : AgentExport
-        consolidate : bool, default True
-            Whether to consolidate in this call where that is due. With False somebody else has
-            to call :meth:`tick`.
+        learn : bool, default True
+            Whether to learn in this call, and to consolidate where that is due. With False it
+            returns after the commit, and somebody else has to call :meth:`tick`.
 
         Returns
         -------
@@ -213,11 +213,14 @@ class FederatedCoordinator:
             reasons["quality below threshold"] = summary.rows - summary.accepted
         ruling, sequence = self._store.put(export, summary, reasons)
         self._count(ruling)
-        self._learner.catch_up({sequence: (export, valid)})
+        if learn:
+            self._learner.catch_up({sequence: (export, valid)})
+        else:
+            self._learner.note()
         if ruling == "withdrawn":
             reasons = Counter({"agent or session was withdrawn": export.rows})
             return self._result(export, ruling, 0, reasons)
-        consolidated = consolidate and self._learner.tick(on_time=False) is not None
+        consolidated = learn and self._learner.tick(on_time=False) is not None
         return self._result(export, ruling, summary.accepted, reasons, consolidated)
 
     def merge(self, other: FederatedCoordinator) -> int:

@@ -1,8 +1,12 @@
 """Keeps memory and learned state in step with the store, whoever wrote to it.
 
-Two locks. `lock` guards what is in memory and is held for the time of one export. The other is
-held by the one consolidation that runs; it reads the store and fills a new engine beside the one
-that serves, and needs `lock` only to begin and to swap.
+What arrives is *noted* at once, which is bookkeeping, and *taken* after that, which is learning
+and a hundred times slower. Whoever only acknowledges needs to note and no more.
+
+Three locks. `lock` guards the bookkeeping and is never held while anything is learned. Another is
+held by whoever lets the serving engine take what was noted, in order. The third is held by the
+one consolidation that runs; it reads the store and fills a new engine beside the one that
+serves, and needs `lock` only to begin and to swap.
 """
 
 from __future__ import annotations
@@ -62,8 +66,10 @@ class Learner:
         self.consolidations = 0
         self.knowledge = Knowledge(config)
         self._learning = threading.Lock()
+        self._taking = threading.RLock()
+        self._waiting: dict[Session, int] = {}  # noted, and not yet taken; their sequence
         self._fresh: set[str] = set()  # agents with something the last consolidation did not see
-        self._arrived: list[Session] = []  # since the consolidation that runs began
+        self._arrived: dict[Session, int] = {}  # since the consolidation that runs began
         self._withdrawals = 0
         self._last = time.monotonic()
         self._pinned = store.pinned()
@@ -102,8 +108,8 @@ class Learner:
 
     # Following the store
 
-    def catch_up(self, at_hand: Mapping[int, _Screened] | None = None) -> None:
-        """Take in what happened in the store; `at_hand` saves reading exports back.
+    def note(self) -> None:
+        """Take notice of what happened in the store; what there is to learn waits.
 
         Consolidates where something was withdrawn: only learning anew takes its influence out.
         """
@@ -111,12 +117,15 @@ class Learner:
             arrivals = self.roster.apply(self.store.changes(self.roster.sequence))
             self._withdrawals += arrivals.withdrawn
             self._fresh.update(session[0] for session in arrivals.new)
-            self._arrived += arrivals.sequences
-            for session, sequence in arrivals.sequences.items():
-                self._take(self.knowledge, session, (at_hand or {}).get(sequence))
-            self.knowledge.sequence = self.roster.sequence
+            self._arrived.update(arrivals.sequences)
+            self._waiting.update(arrivals.sequences)
         if arrivals.withdrawn:
             self.consolidate()
+
+    def catch_up(self, at_hand: Mapping[int, _Screened] | None = None) -> None:
+        """Learn what happened in the store; `at_hand` saves reading exports back."""
+        self.note()
+        self._take_waiting(at_hand or {})
 
     def judge_by(self, threshold: float) -> None:
         """Judge everything held by another quality threshold, and learn anew."""
@@ -150,7 +159,7 @@ class Learner:
 
     def snapshot(self) -> int:
         """Keep what is known now; returns the version."""
-        with self.lock:
+        with self._taking, self.lock:
             version = self.store.save_snapshot(self.knowledge.sequence, *self.knowledge.to_bytes())
         if version is None:
             raise StoreError("`store`: an agent was withdrawn meanwhile; nothing was kept")
@@ -176,7 +185,7 @@ class Learner:
                 config, withdrawals = self.config, self._withdrawals
                 sequence = self.roster.sequence
                 starts = {session: self.roster.first(session) for session in self.roster}
-                fresh, self._fresh, self._arrived = self._fresh, set(), []
+                fresh, self._fresh, self._arrived = self._fresh, set(), {}
             try:
                 knowledge, result = learn(config, starts, self._read)
             except BaseException:
@@ -189,15 +198,14 @@ class Learner:
             with self.lock:
                 if config is not self.config or withdrawals != self._withdrawals:
                     continue  # what was just learned is no longer what should be known
-                for session in self._arrived:
-                    self._take(knowledge, session, None)
-                knowledge.sequence = self.roster.sequence
+                self._waiting = dict(self._arrived)
                 if self._pinned is not None:
                     self.store.pin(None)
                 self.knowledge, self._pinned = knowledge, None
                 self.consolidations += 1
                 self._last = time.monotonic()
-                return result
+            self._take_waiting({})
+            return result
 
     def _keep(self, knowledge: Knowledge) -> None:
         """Write a snapshot, if anybody could ever read it; learning goes on if that fails."""
@@ -209,14 +217,27 @@ class Learner:
         except StoreError as error:
             _log.error("no snapshot was kept: %s", error)
 
+    def _take_waiting(self, at_hand: Mapping[int, _Screened]) -> None:
+        """Let the serving engine learn what was noted, one by one."""
+        with self._taking:
+            while True:
+                with self.lock:
+                    if not self._waiting:
+                        self.knowledge.sequence = self.roster.sequence
+                        return
+                    session = next(iter(self._waiting))
+                    sequence = self._waiting.pop(session)
+                    knowledge = self.knowledge
+                # If a consolidation swaps meanwhile, it has learned this one or has it waiting.
+                self._take(knowledge, session, at_hand.get(sequence))
+
     def _take(self, knowledge: Knowledge, session: Session, screened: _Screened | None) -> None:
         """Let an engine learn a session that arrived, or leave it to the next consolidation."""
-        if self._pinned is not None and knowledge is self.knowledge:
-            self._fresh.add(session[0])
-            return
-        found = screened or self._read(session)
-        if found is not None and not knowledge.take(*found):
-            self._fresh.add(session[0])
+        pinned = self._pinned is not None and knowledge is self.knowledge
+        found = None if pinned else screened or self._read(session)
+        if pinned or (found is not None and not knowledge.take(*found)):
+            with self.lock:
+                self._fresh.add(session[0])
 
     def _read(self, session: Session) -> _Screened | None:
         """Read an export back; None where it is gone, or was damaged and is set aside."""

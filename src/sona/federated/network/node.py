@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,9 @@ _log = logging.getLogger(__name__)
 _BACKLOG = 64
 # How often to see whether something has waited long enough for a consolidation.
 _TICK_S = 10.0
+# Learning waits until for so long nothing came, but not longer than that: to learn an export takes
+# ten times as long as to commit it, and whoever waits for an acknowledgement pays for waiting.
+_QUIET_S, _BUSY_S = 0.1, 10.0
 # Taking in is one commit at a time; the second thread parses meanwhile.
 _SUBMIT_THREADS = 2
 
@@ -108,7 +112,7 @@ class Node:
 
     def take_in(self, export: AgentExport) -> AggregationResult:
         """Commit an export; whoever the node exchanges with will hear of it."""
-        result = self.coordinator.aggregate(export, consolidate=False)
+        result = self.coordinator.aggregate(export, learn=False)
         if not result.duplicate:
             self._changes += 1
             self._news.set()
@@ -191,10 +195,13 @@ class Node:
         return msgspec.json.encode(self.publish())
 
     def _learn(self) -> None:
-        """Consolidate when that is due, beside everything else."""
+        """Learn what was committed, when nobody waits for an acknowledgement."""
         while not self._closing.is_set():
             self._news.wait(_TICK_S)
-            self._news.clear()
+            began = time.monotonic()
+            while self._news.is_set() and time.monotonic() - began < _BUSY_S:
+                self._news.clear()
+                self._closing.wait(_QUIET_S)
             try:
                 self.coordinator.tick()
             except Exception:  # whatever it is, exports must still be taken in
