@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-
 from bench.network.process import NodeProcess, free_endpoint
+
 from sona.federated import AgentExport, trust
 from sona.federated.network import Link, Security
 from sona.federated.store import open_store

@@ -164,15 +164,20 @@ class FederatedCoordinator:
 
     # Taking in
 
-    def aggregate(self, export: AgentExport, *, learn: bool = True) -> AggregationResult:
+    def aggregate(
+        self, export: AgentExport, *, learn: bool = True, consolidate: bool = True
+    ) -> AggregationResult:
         """Take an export in.
 
         Parameters
         ----------
         export : AgentExport
         learn : bool, default True
-            Whether to learn in this call, and to consolidate where that is due. With False it
-            returns after the commit, and somebody else has to call :meth:`tick`.
+            Whether to learn it in this call. With False it returns after the commit, and somebody
+            else has to call :meth:`tick`.
+        consolidate : bool, default True
+            Whether to consolidate in this call, too, where that is due. With False somebody else
+            has to call :meth:`tick`.
 
         Returns
         -------
@@ -220,7 +225,7 @@ class FederatedCoordinator:
         if ruling == "withdrawn":
             reasons = Counter({"agent or session was withdrawn": export.rows})
             return self._result(export, ruling, 0, reasons)
-        consolidated = learn and self._learner.tick(on_time=False) is not None
+        consolidated = learn and consolidate and self._learner.tick(on_time=False) is not None
         return self._result(export, ruling, summary.accepted, reasons, consolidated)
 
     def merge(self, other: FederatedCoordinator) -> int:
