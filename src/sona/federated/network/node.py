@@ -84,10 +84,10 @@ class Node:
         self._line = Line(
             listen=listen, alive=keys.alive("node", coordinator.coordinator_id), security=security
         )
-        self._warm: tuple[object, int, bytes] | None = None
+        self._learned = 0  # how often the engine was given something to learn
+        self._warm: tuple[object, bytes] | None = None
         self._news = threading.Event()
         self._closing = threading.Event()
-        self._changes = 0
         self._inherited: WarmStart | None = None
         self._threads: list[threading.Thread] = []
         self._queryables: list[zenoh.Queryable[Any]] = []
@@ -114,7 +114,6 @@ class Node:
         """Commit an export; whoever the node exchanges with will hear of it."""
         result = self.coordinator.aggregate(export, learn=False)
         if not result.duplicate:
-            self._changes += 1
             self._news.set()
             if self._exchange is not None:
                 self._exchange.stir()
@@ -169,12 +168,11 @@ class Node:
             return (inherited if inherited.version >= own.version else own).to_bytes()
         if k is not None:
             return self.coordinator.warm_start(k).to_bytes()
-        # A fleet that starts at one moment asks for one thing; a consolidation changes the engine.
-        engine, changes = self.coordinator.master_engine, self._changes
-        warm = self._warm
-        if warm is None or warm[0] is not engine or warm[1] != changes:
-            warm = self._warm = (engine, changes, self.coordinator.warm_start().to_bytes())
-        return warm[2]
+        # A fleet that starts at one moment asks for one thing. A consolidation changes the engine.
+        known, warm = (self.coordinator.master_engine, self._learned), self._warm
+        if warm is None or warm[0] != known:
+            warm = self._warm = (known, self.coordinator.warm_start().to_bytes())
+        return warm[1]
 
     def _ledger(self, key: str, payload: bytes) -> bytes:
         ledger = self.coordinator.ledger.to_bytes()
@@ -204,6 +202,7 @@ class Node:
                 self._closing.wait(_QUIET_S)
             try:
                 self.coordinator.tick()
+                self._learned += 1
             except Exception:  # whatever it is, exports must still be taken in
                 _log.exception("no consolidation, trying again with the next export")
 
