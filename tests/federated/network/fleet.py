@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from sona.federated.network import Security
 DIM = 6
 CONFIG = SonaConfig.for_coordinator(hidden_dim=DIM)
 OFF = Security.off()
+ROOT = Path(__file__).parents[3]  # where a child process finds these modules
 
 
 def export(number, agent_id=None, rows=12, timestamp=None):

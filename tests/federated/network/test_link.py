@@ -14,6 +14,7 @@ import zenoh
 from tests.federated.network.fleet import (
     CONFIG,
     OFF,
+    ROOT,
     Process,
     coordinator,
     endpoint,
@@ -264,6 +265,7 @@ def test_a_forked_child_opens_its_own_session_or_is_told(star, before, told):
         capture_output=True,
         text=True,
         timeout=30,
+        cwd=ROOT,
     )
     assert done.stdout.startswith(told), done.stderr
 
