@@ -111,6 +111,25 @@ def test_not_finite_is_refused(backend: ModuleType, dim: int, bad: float) -> Non
             adapter.apply(np.stack([np.ones(dim, dtype=np.float32), x]))
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3, 8])
+@pytest.mark.parametrize("row", [0, 3, 4, 8])
+def test_a_refused_batch_is_left_as_it_was(
+    backend: ModuleType, rank: int, row: int, rng: np.random.Generator
+) -> None:
+    adapter = make(backend, 40, rank, rng)
+    x = rng.standard_normal((9, 40)).astype(np.float32)
+    x[row, 17] = np.inf
+    for out in (np.zeros_like(x), x):
+        before = out.copy()
+        with pytest.raises(NonFiniteError, match=rf"\[{row}, 17\]"):
+            adapter.apply(x, out)
+        np.testing.assert_array_equal(out, before)
+    x[row, 17] = 1.0
+    adapter.weights[:rank] = 3e38
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.testing.assert_array_equal(adapter.apply(x), adapter.apply(x, np.empty_like(x)))
+
+
 def test_finite_numbers_may_overflow_inside(backend: ModuleType) -> None:
     adapter = backend.LowRankAdapter(4, 1)
     adapter.weights[:] = 1e20
@@ -254,5 +273,7 @@ def test_16_bit_refusals(backend: ModuleType) -> None:
     with pytest.raises(ShapeError, match="`out`"):
         adapter.apply_bits(bits, "float16", bits[0])
     bits[1, 2] = 0x7C00
+    out = np.full((2, 4), 7, dtype=np.uint16)
     with pytest.raises(NonFiniteError, match="row 1"):
-        adapter.apply_bits(bits, "float16")
+        adapter.apply_bits(bits, "float16", out)
+    assert (out == 7).all()

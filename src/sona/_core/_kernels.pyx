@@ -57,6 +57,9 @@ cdef extern from "core.h" namespace "sona" nogil:
     const Kernels& active()
     Py_ssize_t lora_apply(const float* weights, Py_ssize_t dim, Py_ssize_t rank, float scaling,
                           const float* x, Py_ssize_t n, float* y)
+    Py_ssize_t lora_apply_over(
+        const float* weights, Py_ssize_t dim, Py_ssize_t rank, float scaling, const float* x,
+        Py_ssize_t n, float* y)
     Py_ssize_t lora_apply_bits(
         const float* weights, Py_ssize_t dim, Py_ssize_t rank, float scaling, int format,
         const uint16_t* x, Py_ssize_t n, uint16_t* y)
@@ -194,10 +197,11 @@ cdef class LowRankAdapter:
         cdef const float* source
         cdef float* target
         cdef void* thread
+        cdef bint fresh = out is None
         if self.block == NULL:
             raise TypeError("the adapter's __init__ was not called")
         if sona_is_ready(x, NPY_FLOAT32, 1) and sona_dim(x, 0) == self.dim:
-            if out is None:
+            if fresh:
                 out = sona_new_like(x)
             elif not (sona_is_ready_out(out, NPY_FLOAT32, 1) and sona_dim(out, 0) == self.dim):
                 arrays.require(out, x.shape, "float32", "out", True)
@@ -205,7 +209,7 @@ cdef class LowRankAdapter:
             if not (sona_is_ready(x, NPY_FLOAT32, 2) and sona_dim(x, 1) == self.dim):
                 return self._apply_converted(x, out)
             n = sona_dim(x, 0)
-            if out is None:
+            if fresh:
                 out = sona_new_like(x)
             else:
                 arrays.require(out, x.shape, "float32", "out", True)
@@ -215,8 +219,15 @@ cdef class LowRankAdapter:
             x = x.copy()
             source = <const float*>sona_data(x)
         thread = release_gil(<double>n * self.dim * self.rank)
-        bad = lora_apply(self.block, self.dim, self.rank, <float>self._scaling, source, n, target)
+        if fresh:
+            bad = lora_apply(
+                self.block, self.dim, self.rank, <float>self._scaling, source, n, target)
+        else:
+            bad = lora_apply_over(
+                self.block, self.dim, self.rank, <float>self._scaling, source, n, target)
         retake_gil(thread)
+        if bad < 0:
+            raise MemoryError
         if bad < n:
             # A row was not finite; the slow check finds it again and names it.
             self._as_input(x)

@@ -14,12 +14,17 @@ int capability_active();
 void capability_activate(int i);
 const Kernels& active();
 
-// y[i] = x[i] + scaling * B A x[i]. Returns the first row of x that is not finite, or n.
+// y[i] = x[i] + scaling * B A x[i]. Returns the first row of x that is not finite, or n; rows before
+// that one may have been written.
 Index lora_apply(const float* weights, Index dim, Index rank, float scaling, const float* x,
                  Index n, float* y) noexcept;
+// The same where y holds what must survive a refusal, x for one: all rows are read before the first
+// is written. -1 where there was no memory to work with.
+Index lora_apply_over(const float* weights, Index dim, Index rank, float scaling, const float* x,
+                      Index n, float* y) noexcept;
 
-// The same on rows stored in 16 bits (format 0: half precision, 1: bfloat16), computed in float32.
-// -1 where there was no memory to work with.
+// The same again on rows stored in 16 bits (format 0: half precision, 1: bfloat16), computed in
+// float32. -1 where there was no memory to work with.
 Index lora_apply_bits(const float* weights, Index dim, Index rank, float scaling, int format,
                       const uint16_t* x, Index n, uint16_t* y) noexcept;
 

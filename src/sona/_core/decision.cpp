@@ -83,9 +83,9 @@ Adapted adapt(const Adapter& a, const float* x, float* room) {
     float* y = room;
     float* scaled = y + a.dim;
     float* hidden = scaled + a.rank;
-    lora.project(a.weights, a.dim, a.rank, x, hidden);
+    lora.project(a.weights, a.dim, a.rank, x, 1, hidden);
     for (Index j = 0; j < a.rank; ++j) scaled[j] = a.scaling * hidden[j];
-    lora.expand(a.weights, a.dim, a.rank, scaled, x, y);
+    lora.expand(a.weights, a.dim, a.rank, scaled, x, 1, y);
     float square;
     active().rows->dots(y, 1, a.dim, y, &square);
     const double norm = sqrt((double)square);

@@ -14,13 +14,15 @@ typedef ptrdiff_t Index;
 
 // Low-rank adapter: `weights` is (2 * rank, dim), rows of A first, then rows of B transposed.
 struct LoraKernels {
-    // hidden[j] = A_j . x
-    void (*project)(const float* weights, Index dim, Index rank, const float* x, float* hidden);
-    // y = x + sum_j coefficient[j] * B_j; y may be x
-    void (*expand)(const float* weights, Index dim, Index rank, const float* coefficient,
-                   const float* x, float* y);
-    // y_i = x_i + scaling * sum_j (A_j . x_i) B_j, with room for 2 * rank hidden values. Stops
-    // before the first rows whose hidden values are not finite and returns how many it did.
+    // hidden[i * rank + j] = A_j . x_i
+    void (*project)(const float* weights, Index dim, Index rank, const float* x, Index n,
+                    float* hidden);
+    // y_i = x_i + sum_j hidden[i * rank + j] * B_j; y may be x
+    void (*expand)(const float* weights, Index dim, Index rank, const float* hidden,
+                   const float* x, Index n, float* y);
+    // Both, with one look at each row and the same bits: y_i = x_i + scaling * sum_j (A_j . x_i) B_j,
+    // with room for 2 * rank hidden values. Stops before the first rows whose hidden values are not
+    // finite and returns how many it did.
     Index (*apply)(const float* weights, Index dim, Index rank, float scaling, const float* x,
                    Index n, float* y, float* hidden);
 };
@@ -29,6 +31,8 @@ struct LoraKernels {
 struct HalfKernels {
     void (*widen[2])(const uint16_t* from, Index n, float* to);
     void (*narrow[2])(const float* from, Index n, uint16_t* to);
+    // 1 if every value is finite
+    int (*all_finite[2])(const uint16_t* values, Index n);
 };
 
 // Rows against a vector. A row's result does not depend on where in the block the row lies, so

@@ -20,10 +20,30 @@ Index lora_apply(const float* weights, Index dim, Index rank, float scaling, con
         i += lora.apply(weights, dim, rank, scaling, x + i * dim, n - i, y + i * dim, hidden);
         if (i == n || !active().rows->all_finite(x + i * dim, dim)) return i;
         // This row or its neighbour is finite and overflows on the way; that is its own result.
-        lora.project(weights, dim, rank, x + i * dim, hidden);
+        lora.project(weights, dim, rank, x + i * dim, 1, hidden);
         for (Index j = 0; j < rank; ++j) hidden[j] *= scaling;
-        lora.expand(weights, dim, rank, hidden, x + i * dim, y + i * dim);
+        lora.expand(weights, dim, rank, hidden, x + i * dim, 1, y + i * dim);
     }
+}
+
+Index lora_apply_over(const float* weights, Index dim, Index rank, float scaling, const float* x,
+                      Index n, float* y) noexcept {
+    if (n == 1) return lora_apply(weights, dim, rank, scaling, x, n, y);
+    const LoraKernels& lora = *active().lora;
+    const Block<float> block(n * rank);
+    float* hidden = block.get();
+    if (!hidden) return -1;
+    lora.project(weights, dim, rank, x, n, hidden);
+    for (Index i = 0; i < n; ++i) {
+        float probe = 0.0f;
+        for (Index j = 0; j < rank; ++j) {
+            probe += hidden[i * rank + j] * 0.0f;
+            hidden[i * rank + j] *= scaling;
+        }
+        if (probe != 0.0f && !active().rows->all_finite(x + i * dim, dim)) return i;
+    }
+    lora.expand(weights, dim, rank, hidden, x, n, y);
+    return n;
 }
 
 Index lora_apply_bits(const float* weights, Index dim, Index rank, float scaling, int format,
@@ -33,11 +53,12 @@ Index lora_apply_bits(const float* weights, Index dim, Index rank, float scaling
     const Index TILE = 4;
     const Block<float> wide(TILE * dim);
     if (!wide.get()) return -1;
+    for (Index i = 0; i < n; ++i)
+        if (!half.all_finite[format](x + i * dim, dim)) return i;
     for (Index i = 0; i < n; i += TILE) {
         const Index m = n - i < TILE ? n - i : TILE;
         half.widen[format](x + i * dim, m * dim, wide.get());
-        const Index done = lora_apply(weights, dim, rank, scaling, wide.get(), m, wide.get());
-        if (done < m) return i + done;
+        lora_apply(weights, dim, rank, scaling, wide.get(), m, wide.get());
         half.narrow[format](wide.get(), m * dim, y + i * dim);
     }
     return n;

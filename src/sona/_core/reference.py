@@ -145,11 +145,8 @@ class LowRankAdapter:
 
         Raises
         ------
-        ShapeError, DTypeError
+        ShapeError, DTypeError, NonFiniteError
             Nothing was written.
-        NonFiniteError
-            `x` holds a NaN or an infinity. A vector's `out` is untouched; of a batch, rows before
-            the offending one may have been written.
 
         Notes
         -----
@@ -186,10 +183,8 @@ class LowRankAdapter:
 
         Raises
         ------
-        ShapeError, DTypeError, RangeError
+        ShapeError, DTypeError, NonFiniteError, RangeError
             Nothing was written.
-        NonFiniteError
-            A row holds a NaN or an infinity; rows before it may have been written.
         """
         contracts.check_bits(x, self._dim, format, out)
         wide = _widen(x, format)

@@ -82,9 +82,19 @@ void to_bfloat(const float* from, Index n, uint16_t* to) {
         to[i] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40u : rounded);
     }
 }
+
+// A value is infinite or NaN exactly when the bits of its exponent are all set.
+template <uint16_t EXPONENT>
+int all_finite(const uint16_t* values, Index n) {
+    int bad = 0;
+    for (Index i = 0; i < n; ++i) bad |= (values[i] & EXPONENT) == EXPONENT;
+    return !bad;
+}
 }  // namespace
 
 namespace sona {
 extern const HalfKernels SONA_EXPORT(half);
-const HalfKernels SONA_EXPORT(half) = {{from_half, from_bfloat}, {to_half, to_bfloat}};
+const HalfKernels SONA_EXPORT(half) = {{from_half, from_bfloat},
+                                          {to_half, to_bfloat},
+                                          {all_finite<0x7c00>, all_finite<0x7f80>}};
 }  // namespace sona
