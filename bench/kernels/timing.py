@@ -24,8 +24,22 @@ class Contestant:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What must hold: `ours` is `at_least` times as fast as each in `against`; or, against none,
+    reaches that share of the FMA peak.
+    """
+
+    ours: str
+    at_least: float
+    against: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Case:
-    """The same work for all contestants, and what it costs at the least."""
+    """The same work for all contestants, and what it costs at the least.
+
+    `bytes_read` is what each pass reads and writes; where it fits says which memory is the limit.
+    """
 
     group: str
     contestants: list[Contestant]
@@ -35,6 +49,7 @@ class Case:
     threads: int = 1
     # why a peer does not take part
     absent: dict[str, str] = field(default_factory=dict)
+    measures: list[Measure] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ __all__ = ["choose_seeds"]
 
 # Candidates drawn at a time: what the kernel takes for the price of one.
 _DRAWN = 16
-# A swap that gains less than this share of the total is not worth making; after so many draws
-# without one that is, the search ends.
+# A swap that gains less than this share of the total is not worth making. The search ends after
+# so many draws without one that is: one more for every so many seeds, up to a limit.
 _WORTH = 1e-3
-_PATIENCE = 3
+_SEEDS_PER_DRAW = 32
+_MOST_DRAWS = 3
 # Above any squared distance between unit vectors.
 _FAR = np.float32(8.0)
 
@@ -67,8 +68,8 @@ def choose_seeds(
     search = _Seeds(points, mass, 2 + int(np.log(n_seeds)), rng)
     while len(search.chosen) < n_seeds and search.grow():
         pass
-    idle = 0
-    while len(search.chosen) > 1 and idle < _PATIENCE and search.draw():
+    idle, patience = 0, min(_MOST_DRAWS, 1 + n_seeds // _SEEDS_PER_DRAW)
+    while len(search.chosen) > 1 and idle < patience and search.draw():
         idle = 0 if search.swap() else idle + 1
     return np.array(search.chosen, dtype=np.int64)
 
