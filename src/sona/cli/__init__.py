@@ -23,6 +23,7 @@ _COMMANDS = {
     "doctor": "read a store or a service's folder and say what is wrong",
     "coordinator": "take exports in over the network: a star's, a region's or the one above",
     "peer": "take exports in and gossip with other peers",
+    "simulate": "watch a thousand agents under a topology that fails",
     "config": "show version, backend and instruction sets",
 }
 

@@ -143,7 +143,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    with _one_thread():
+    with one_thread():
         results = list(_fleets(args))
     rows = [
         ("cold agent, no experience", "cold"),
@@ -167,7 +167,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _one_thread() -> AbstractContextManager[object]:
+def one_thread() -> AbstractContextManager[object]:
+    """Keep BLAS to one thread for a while."""
     # The products here are small: a second BLAS thread costs more in waiting than it computes.
     try:
         from threadpoolctl import threadpool_limits

@@ -1,4 +1,4 @@
-"""The picture of the demo: what the fleet learned, and what it is worth to a new agent."""
+"""The pictures of the commands: what a fleet learned, and what it is worth to a new agent."""
 
 from __future__ import annotations
 
@@ -9,23 +9,16 @@ from sona.types import LearnedPattern
 
 if TYPE_CHECKING:
     from sona.cli.demo import DemoResult
+    from sona.cli.simulate import Simulation
 
-__all__ = ["demo"]
+__all__ = ["demo", "simulation"]
 
 _COLUMNS, _ROWS = 10, 5
 
 
 def demo(result: DemoResult, path: str) -> None:
     """Write the largest patterns as images with their best route, and the growth curve, as PNG."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError(
-            "the picture needs matplotlib; install it with: pip install 'sona[demo]'"
-        ) from None
-    figure = Figure(figsize=(11, 9.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(11, 9.5)
     parts: Any = figure.subfigures(2, 1, height_ratios=[2.2, 1])
     upper, lower = parts
     colours = {route: f"C{index}" for index, route in enumerate(result.routes)}
@@ -38,6 +31,42 @@ def demo(result: DemoResult, path: str) -> None:
         _draw(axes, pattern, colours)
     _grow(lower.subplots(), result)
     figure.savefig(path, dpi=110)
+
+
+def simulation(result: Simulation, topology: str, path: str) -> None:
+    """Write quality by agents seen, as PNG."""
+    figure = _figure(8, 5)
+    axes: Any = figure.subplots()
+    agents, quality = zip(*result.growth, strict=True)
+    axes.plot(agents, quality, marker="o", label=f"new agent, {topology}")
+    _lines(
+        axes,
+        (result.oracle, "oracle", ":"),
+        (result.single, "one coordinator that holds everything", "--"),
+        (result.best_single, "best single route", "-."),
+    )
+    axes.set_xscale("symlog", linthresh=10)
+    axes.set(xlabel="agents seen", ylabel="quality of the first decision", ylim=(0.0, 1.05))
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=110)
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError(
+            "the picture needs matplotlib; install it with: pip install 'sona[demo]'"
+        ) from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _lines(axes: Any, *levels: tuple[float, str, str]) -> None:
+    for height, label, style in levels:
+        axes.axhline(height, linestyle=style, color="gray", label=f"{label}: {height:.2f}")
 
 
 def _draw(axes: Any, pattern: LearnedPattern, colours: dict[str, str]) -> None:
@@ -58,11 +87,11 @@ def _draw(axes: Any, pattern: LearnedPattern, colours: dict[str, str]) -> None:
 def _grow(axes: Any, result: DemoResult) -> None:
     exports, quality = zip(*result.growth, strict=True)
     axes.plot(exports, quality, marker="o", label="new agent, started warm")
-    for height, label, style in (
+    _lines(
+        axes,
         (result.oracle, "oracle", ":"),
         (result.own, "agent with only its own experience", "--"),
         (result.best_single, "best single route", "-."),
-    ):
-        axes.axhline(height, linestyle=style, color="gray", label=f"{label}: {height:.2f}")
+    )
     axes.set(xlabel="agents merged", ylabel="quality of the first decision", ylim=(0.0, 1.05))
     axes.legend(loc="lower right")

@@ -54,7 +54,23 @@ class InProcess(Topology):
     @property
     @abstractmethod
     def coordinators(self) -> Sequence[FederatedCoordinator]:
-        """All coordinators; the first is the one that knows most after :meth:`publish`."""
+        """All coordinators; the first hands out warm starts, and knows all by :meth:`publish`."""
+
+    @abstractmethod
+    def exchange(self) -> int:
+        """Let coordinators tell each other what they hold; returns sessions that travelled."""
+
+    @abstractmethod
+    def home_of(self, agent_id: str) -> FederatedCoordinator:
+        """Return the coordinator that an agent hands in to; its name decides."""
+
+    def submit(self, export: AgentExport) -> AggregationResult:
+        return self.home_of(export.agent_id).aggregate(export)
+
+    def publish(self) -> int:
+        travelled = self.exchange()
+        self.coordinators[0].force_consolidate()
+        return travelled
 
     def warm_start(self, k: int | None = None) -> WarmStart:
         return self.coordinators[0].warm_start(k)
@@ -96,11 +112,10 @@ class Star(InProcess):
     def coordinators(self) -> Sequence[FederatedCoordinator]:
         return [self._coordinator]
 
-    def submit(self, export: AgentExport) -> AggregationResult:
-        return self._coordinator.aggregate(export)
+    def home_of(self, agent_id: str) -> FederatedCoordinator:
+        return self._coordinator
 
-    def publish(self) -> int:
-        self._coordinator.force_consolidate()
+    def exchange(self) -> int:
         return 0
 
 
@@ -126,18 +141,11 @@ class Hierarchical(InProcess):
     def coordinators(self) -> Sequence[FederatedCoordinator]:
         return [self._global, *self._regional]
 
-    def region_of(self, agent_id: str) -> FederatedCoordinator:
-        """Return the regional coordinator of an agent."""
+    def home_of(self, agent_id: str) -> FederatedCoordinator:
         return self._regional[zlib.crc32(agent_id.encode()) % len(self._regional)]
 
-    def submit(self, export: AgentExport) -> AggregationResult:
-        return self.region_of(export.agent_id).aggregate(export)
-
-    def publish(self) -> int:
-        travelled = sum(self._global.merge(region) for region in self._regional)
-        for coordinator in self.coordinators:
-            coordinator.force_consolidate()
-        return travelled
+    def exchange(self) -> int:
+        return sum(self._global.merge(region) for region in self._regional)
 
 
 class PeerToPeer(InProcess):
@@ -164,18 +172,15 @@ class PeerToPeer(InProcess):
     def coordinators(self) -> Sequence[FederatedCoordinator]:
         return self._peers
 
-    def submit(self, export: AgentExport) -> AggregationResult:
-        home = zlib.crc32(export.agent_id.encode()) % len(self._peers)
-        return self._peers[home].aggregate(export)
+    def home_of(self, agent_id: str) -> FederatedCoordinator:
+        return self._peers[zlib.crc32(agent_id.encode()) % len(self._peers)]
 
-    def publish(self) -> int:
-        """Gossip in random pairs until nobody has news, then consolidate."""
+    def exchange(self) -> int:
+        """Gossip in random pairs until nobody has news."""
         travelled = 0
         while any(peer.ledger != self._peers[0].ledger for peer in self._peers):
             order = self._rng.permutation(len(self._peers))
             for a, b in zip(order, np.roll(order, -1), strict=True):
                 travelled += self._peers[a].merge(self._peers[b])
                 travelled += self._peers[b].merge(self._peers[a])
-        for peer in self._peers:
-            peer.force_consolidate()
         return travelled
