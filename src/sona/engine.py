@@ -19,6 +19,7 @@ from sona.config import SonaConfig
 from sona.errors import ConfigError, DTypeError, FormatError, RangeError, ShapeError
 from sona.learning.adaptation import Adaptation, Fitted
 from sona.learning.layer import LayerMemory
+from sona.learning.lora import BaseLoRA, MicroLoRA
 from sona.learning.routing import Router
 from sona.learning.sketch import Sketch
 from sona.learning.trajectory import TrajectoryBuilder
@@ -88,6 +89,7 @@ class SonaEngine:
         self._adaptation = self._new_adaptation(config.base_lora_rank)
         self._identity = _core.LowRankAdapter(config.hidden_dim, 1)
         self._layers: dict[str, LayerMemory] = {}
+        self._generation = 0
         self._tally = _Tally()
         self._last_cycle = time.monotonic()
 
@@ -265,14 +267,69 @@ class SonaEngine:
         ShapeError, DTypeError, NonFiniteError
             If an argument is refused.
         """
+        base = self.base_lora(layer)
+        return (self._identity if base is None else base).apply(x, out)
+
+    @property
+    def micro_lora(self) -> MicroLoRA:
+        """Micro-LoRA itself, live: what it learns shows in it."""
+        return self._adaptation.micro
+
+    def base_lora(self, layer: LayerKey) -> BaseLoRA | None:
+        """Return the base-LoRA of a layer itself, live; None while the layer is unknown.
+
+        Parameters
+        ----------
+        layer : int or str
+            As for :meth:`apply_base_lora`.
+
+        Raises
+        ------
+        DTypeError
+            If it is neither.
+        """
         if isinstance(layer, bool) or not isinstance(layer, int | str):
             raise DTypeError(f"`layer` must be an int or a string; got {layer!r}")
         # No lock: a background cycle holds it for seconds, and adapters may be read meanwhile.
         if _layer_key(layer) in self._layers:
-            return self._adaptation.base(_layer_key(layer)).apply(x, out)
+            return self._adaptation.base(_layer_key(layer))
         if layer == 0 and self._adapts_queries:
-            return self._adaptation.base(_QUERY_LAYER).apply(x, out)
-        return self._identity.apply(x, out)
+            return self._adaptation.base(_QUERY_LAYER)
+        return None
+
+    def set_base_lora(
+        self, layer: LayerKey, lora_A: ArrayLike, lora_B: ArrayLike, scaling: float = 1.0
+    ) -> None:
+        """Give a layer the base-LoRA that was trained elsewhere; it goes on learning from there.
+
+        Parameters
+        ----------
+        layer : int or str
+        lora_A, lora_B : array_like of shapes (rank, hidden_dim) and (hidden_dim, rank)
+            At most ``base_lora_rank``; directions that are left over start as those of a new
+            adapter and have no effect yet.
+        scaling : float, default 1.0
+
+        Raises
+        ------
+        RangeError, ShapeError, DTypeError, NonFiniteError
+            If an argument is refused; the engine is as it was.
+        """
+        scaling = check_number("scaling", scaling, -1e12, 1e12)
+        with self._lock:
+            base, memory = self.base_lora(layer), None
+            if base is None:
+                base = self._adaptation.base(_layer_key(layer))
+                memory = self._new_layer(self._config.hidden_dim)
+            base.become(lora_A, lora_B, scaling)
+            if memory is not None:
+                self._layers[_layer_key(layer)] = memory
+                self._generation += 1
+
+    @property
+    def generation(self) -> int:
+        """Rises when adapters were added or replaced: look them up again."""
+        return self._generation
 
     # Deciding
 
@@ -553,6 +610,7 @@ class SonaEngine:
                 fresh._adaptation.restore(knowledge.tensors_of("adapters"))
             self._router, self._queries = fresh._router, fresh._queries
             self._adaptation = fresh._adaptation
+            self._generation += 1
 
     def __repr__(self) -> str:
         return f"SonaEngine(dim={self._dim}, trajectories={self._tally.seen})"
@@ -586,6 +644,7 @@ class SonaEngine:
             if step.layer == 0 and _core.same_vector(step.activations, trajectory.embedding):
                 return  # the state of layer 0 is the query itself, which was learned already
             memory = self._layers[key] = self._new_layer(self._config.hidden_dim)
+            self._generation += 1
         accepted = step.reward >= self._config.quality_threshold
         memory.observe(_core.unit_rows(step.activations), trajectory.route, step.reward, accepted)
 

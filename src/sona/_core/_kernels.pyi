@@ -41,6 +41,7 @@ class LowRankAdapter:
         out: npt.NDArray[np.uint16] | None = None,
     ) -> npt.NDArray[np.uint16]: ...
 
+def adapt_tensor(x: Any, adapters: tuple[LowRankAdapter, ...]) -> Any | None: ...
 def decision_step(
     adapter: LowRankAdapter,
     x: FloatArray,

@@ -4,14 +4,16 @@
 """Native twins of `sona._core.reference`: check, borrow the memory, call. No algorithm is here."""
 
 cimport cython
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.ref cimport PyObject, Py_DECREF
 from libc.math cimport INFINITY
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from sona._core import arrays, contracts
 from sona._core.codes import RowCodes
-from sona.errors import NonFiniteError
+from sona.errors import NonFiniteError, ShapeError
 
 cdef extern from "borrow.h" nogil:
     int NPY_FLOAT32, NPY_FLOAT64, NPY_INT64, NPY_INT8
@@ -27,6 +29,19 @@ cdef extern from "borrow.h":
     bint sona_straddles(const void* a, const void* b, size_t size)
     void* release_gil "sona_release_gil"(double work)
     void retake_gil "sona_retake_gil"(void* thread)
+
+cdef extern from "exchange.h" namespace "sona":
+    cdef struct TensorView:
+        void* data
+        uint64_t byte_offset
+    cdef struct OwnedTensor:
+        TensorView view
+    cdef struct Exchange:
+        uint32_t major
+        int (*give)(OwnedTensor*, void**) except -1
+        int (*look)(void*, TensorView*) except -1
+    int takes(const TensorView& tensor, Py_ssize_t dim, Py_ssize_t* rows)
+    OwnedTensor* owned_like(const TensorView& tensor, size_t numbers)
 
 cdef extern from "core.h" namespace "sona" nogil:
     cdef struct RowKernels:
@@ -276,6 +291,73 @@ cdef class LowRankAdapter:
                 raise MemoryError
             self.scratch_size = size
         return self.scratch
+
+
+# The functions of each tensor library, by its type of tensor; 0 where it does not take part.
+cdef dict _exchanges = {}
+
+
+cdef size_t _exchange_of(kind) except? 0:
+    capsule = getattr(kind, "__dlpack_c_exchange_api__", None)
+    cdef const Exchange* exchange = NULL
+    if capsule is not None:
+        exchange = <const Exchange*>PyCapsule_GetPointer(capsule, "dlpack_exchange_api")
+        if exchange.major != 1 or exchange.look == NULL:
+            exchange = NULL
+    _exchanges[kind] = <size_t>exchange
+    return <size_t>exchange
+
+
+@cython.binding(True)
+def adapt_tensor(x, adapters):
+    cdef LowRankAdapter adapter
+    cdef TensorView source
+    cdef OwnedTensor* made = NULL
+    cdef void* taken = NULL
+    cdef char* y
+    cdef const char* rows
+    cdef Py_ssize_t n, done
+    cdef int format
+    cdef void* thread
+    cdef const Exchange* exchange
+    known = _exchanges.get(type(x))
+    exchange = <const Exchange*>(_exchange_of(type(x)) if known is None else <size_t>known)
+    if exchange == NULL or not adapters or getattr(x, "requires_grad", False):
+        return None
+    try:
+        exchange.look(<void*>x, &source)
+    except (BufferError, RuntimeError, NotImplementedError):
+        return None  # sparse, or with numbers that are not as they lie in memory
+    adapter = adapters[0]
+    format = takes(source, adapter.dim, &n)
+    if format < 0:
+        return None
+    made = owned_like(source, n * adapter.dim)
+    if made == NULL:
+        raise MemoryError
+    y = <char*>made.view.data
+    exchange.give(made, &taken)
+    out = <object><PyObject*>taken
+    Py_DECREF(out)  # the cast took a reference of its own
+    rows = <const char*>source.data + source.byte_offset
+    for adapter in adapters:
+        if adapter.dim != (<LowRankAdapter>adapters[0]).dim:
+            raise ShapeError(f"`adapters` must be of one dim; got {adapter.dim}")
+        thread = release_gil(<double>n * adapter.dim * adapter.rank)
+        if format == 0:
+            done = lora_apply(adapter.block, adapter.dim, adapter.rank, <float>adapter._scaling,
+                              <const float*>rows, n, <float*>y)
+        else:
+            done = lora_apply_bits(adapter.block, adapter.dim, adapter.rank,
+                                   <float>adapter._scaling, format - 1, <const uint16_t*>rows, n,
+                                   <uint16_t*>y)
+        retake_gil(thread)
+        if done < 0:
+            raise MemoryError
+        if done < n:
+            raise NonFiniteError(f"`x` must be finite; row {done} is not")
+        rows = y
+    return out
 
 
 def decision_step(adapter, x, centroids, values, target, indices, similarities, temperature, rate,

@@ -6,6 +6,8 @@ Arrays that a kernel writes to are the caller's; a kernel keeps no reference to 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -196,6 +198,33 @@ class LowRankAdapter:
             return narrow
         out[:] = narrow
         return out
+
+
+def adapt_tensor(x: Any, adapters: tuple[LowRankAdapter, ...]) -> Any | None:
+    """Apply adapters, one after the other, to a tensor of another library where it lies.
+
+    Parameters
+    ----------
+    x : tensor of shape (..., dim)
+        Of a library with the DLPack C exchange.
+    adapters : tuple of LowRankAdapter
+
+    Returns
+    -------
+    tensor like `x`, or None
+        A new one of the same library, float32, float16 or bfloat16. None where the tensor cannot
+        be taken this way: on another device, not dense, of another type, in need of a gradient,
+        or of a library that does not take part; and where there is no adapter. The NumPy backend
+        cannot take any.
+
+    Raises
+    ------
+    NonFiniteError
+        A row holds a NaN or an infinity.
+    ShapeError
+        The adapters differ in dim.
+    """
+    return None
 
 
 def _widen(bits: npt.NDArray[np.uint16], format: str) -> FloatArray:

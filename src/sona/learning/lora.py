@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona import _core
-from sona.errors import RangeError
+from sona.errors import RangeError, ShapeError
 from sona.learning.ewc import OnlineEWC
 from sona.learning.signal import Lessons, pattern_prior, query_gradient, unit
-from sona.types import FloatArray
+from sona.types import ArrayLike, FloatArray
 
 __all__ = [
     "DAMPING",
@@ -179,6 +179,27 @@ class BaseLoRA(_core.LowRankAdapter):
     def __init__(self, dim: int, rank: int = 8, seed: int = 0) -> None:
         super().__init__(dim, rank)
         self.lora_A = random_factors(dim, rank, seed)[0]
+
+    def become(self, lora_A: ArrayLike, lora_B: ArrayLike, scaling: float) -> None:
+        """Take the effect of a given adapter of at most this rank.
+
+        Directions that are left over keep their A, so that they can learn, and get a B of zero.
+
+        Raises
+        ------
+        RangeError, ShapeError, DTypeError, NonFiniteError
+            Nothing was changed.
+        """
+        A = _core.as_matrix(lora_A, self.dim, "lora_A")
+        rank = len(A)
+        if rank > self.rank:
+            raise RangeError(f"`lora_A` must have at most {self.rank} rows; got {rank}")
+        B = _core.as_matrix(lora_B, rank, "lora_B")
+        if B.shape != (self.dim, rank):
+            raise ShapeError(f"`lora_B` must have shape {(self.dim, rank)}; got {B.shape}")
+        self.lora_A = np.concatenate([A, self.lora_A[rank:]])
+        self.lora_B = np.pad(B, [(0, 0), (0, self.rank - rank)])
+        self.scaling = scaling
 
 
 def random_factors(dim: int, rank: int, seed: int) -> Factors:
