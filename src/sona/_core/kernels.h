@@ -50,6 +50,9 @@ struct RowKernels {
     void (*mix)(float* row, Index dim, float keep, float step, const float* direction);
     // a . b in double; the same on every instruction set
     double (*dot_wide)(const float* a, const float* b, Index dim);
+    // out[j] = rows[index[j]] . query, likewise
+    void (*dots_wide_at)(const float* rows, Index dim, const int64_t* index, Index k,
+                         const float* query, double* out);
     // sum += weight * row, in double
     void (*add_row)(const float* row, Index dim, double weight, double* sum);
     // unit = row / |row|, the length taken in double; a zero row stays zero. Returns |row|.

@@ -145,8 +145,15 @@ struct Search {
     // The k best of the fine sieve's survivors, best first.
     void decide(const float* query, Sieve& sieve, std::vector<Exact>& best) const {
         best.clear();
-        for (const Candidate& c : contenders(sieve))
-            best.push_back({row_kernels.dot_wide(rows + c.row * dim, query, dim), c.row});
+        const std::vector<Candidate>& left = contenders(sieve);
+        int64_t index[BLOCK];
+        double exact[BLOCK];
+        for (size_t i = 0; i < left.size(); i += BLOCK) {
+            const Index m = std::min(BLOCK, (Index)(left.size() - i));
+            for (Index j = 0; j < m; ++j) index[j] = left[i + (size_t)j].row;
+            row_kernels.dots_wide_at(rows, dim, index, m, query, exact);
+            for (Index j = 0; j < m; ++j) best.push_back({exact[j], (Index)index[j]});
+        }
         keep_best(best);
     }
 

@@ -98,17 +98,20 @@ sona::CodeBounds encode(const float* row, Index dim, int limit, int8_t* codes) {
 }
 
 // The hardware follows a stream only to the end of its page; asking this far ahead keeps DRAM busy.
-enum { AHEAD = 4096 };
+enum { AHEAD = 4096, LINE = 64 };
 
 template <int R>
 SONA_INLINE void dots_block(const int8_t* codes, Index width, const int8_t* query,
                             int32_t excess, int32_t* out) {
     vi sum[R];
     SONA_UNROLL for (int r = 0; r < R; ++r) sum[r] = izero();
-    for (Index i = 0; i < width; i += STEP) {
+    for (Index i = 0; i < width; i += LINE) {
         SONA_UNROLL for (int r = 0; r < R; ++r) SONA_PREFETCH(codes + r * width + i + AHEAD);
-        const vq q = iquery(query + i);
-        SONA_UNROLL for (int r = 0; r < R; ++r) sum[r] = imul(sum[r], codes + r * width + i, q);
+        SONA_UNROLL for (int u = 0; u < LINE; u += STEP) {
+            const vq q = iquery(query + i + u);
+            SONA_UNROLL for (int r = 0; r < R; ++r)
+                sum[r] = imul(sum[r], codes + r * width + i + u, q);
+        }
     }
     SONA_UNROLL for (int r = 0; r < R; ++r) out[r] = isum(sum[r]) - excess;
 }

@@ -97,14 +97,37 @@ void add_row(const float* row, Index dim, double weight, double* sum) {
 }
 
 // Products of two floats are exact in double, so fused or not the sums are the same.
-double dot_wide(const float* a, const float* b, Index dim) {
-    vwide wide = wzero();
+template <int R>
+SONA_INLINE void wide_block(const float* const* row, const float* b, Index dim, double* out) {
+    vwide wide[R];
+    SONA_UNROLL for (int r = 0; r < R; ++r) wide[r] = wzero();
     Index i = 0;
-    for (; i + 8 <= dim; i += 8) wide = wfma(a + i, b + i, wide);
-    double sum[8];
-    wstore(sum, wide);
-    for (int u = 0; i < dim; ++i, ++u) sum[u] += (double)a[i] * b[i];
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+    for (; i + 8 <= dim; i += 8)
+        SONA_UNROLL for (int r = 0; r < R; ++r) wide[r] = wfma(row[r] + i, b + i, wide[r]);
+    for (int r = 0; r < R; ++r) {
+        double sum[8];
+        wstore(sum, wide[r]);
+        for (Index j = i; j < dim; ++j) sum[j - i] += (double)row[r][j] * b[j];
+        out[r] = ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+    }
+}
+
+double dot_wide(const float* a, const float* b, Index dim) {
+    double product;
+    wide_block<1>(&a, b, dim, &product);
+    return product;
+}
+
+void dots_wide_at(const float* rows, Index dim, const int64_t* index, Index k, const float* query,
+                  double* out) {
+    for (; k > 0; k -= 4, index += 4, out += 4) {
+        const float* row[4];
+        double product[4];
+        const Index m = k < 4 ? k : 4;
+        for (Index r = 0; r < 4; ++r) row[r] = rows + index[r < m ? r : m - 1] * dim;
+        wide_block<4>(row, query, dim, product);
+        for (Index r = 0; r < m; ++r) out[r] = product[r];
+    }
 }
 
 double unit(const float* row, Index dim, float* unit) {
@@ -129,5 +152,6 @@ int all_finite(const float* values, Index n) {
 
 namespace sona {
 extern const RowKernels SONA_EXPORT(rows);
-const RowKernels SONA_EXPORT(rows) = {dots, dots_at, blend, mix, dot_wide, add_row, unit, all_finite};
+const RowKernels SONA_EXPORT(rows) = {dots, dots_at, blend, mix, dot_wide, dots_wide_at,
+                                        add_row, unit, all_finite};
 }  // namespace sona
