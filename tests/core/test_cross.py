@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,14 +13,15 @@ ROOT = Path(__file__).parents[2]
 CORE = ROOT / "src" / "sona" / "_core"
 COMPILER = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-FAMILIES = ["lora", "rows", "tiles", "codes", "code_tiles", "half"]
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no cross-compiler for aarch64")
 def test_neon_kernels(tmp_path: Path) -> None:
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    families = re.findall(r"set\(families (.+)\)", cmake)[0].split()
     objects = []
     for isa, define in [("baseline", "SONA_ISA_BASELINE"), ("neon", "SONA_ISA_NEON")]:
-        for family in FAMILIES:
+        for family in families:
             objects.append(tmp_path / f"{family}_{isa}.o")
             source = CORE / "simd" / f"{family}.cpp"
             build(f"-DSONA_ISA={isa}", f"-D{define}", "-c", source, "-o", objects[-1])

@@ -122,11 +122,12 @@ static void check_step(Index dim) {
     for (float& v : values) v += 0.5f;
     std::vector<int64_t> indices((size_t)k);
     std::vector<float> scratch((size_t)decision_scratch(dim, rank, k));
-    const DecisionStep step = {1.0f, 0.1f, 0.01f, 0.0f, 1.0f};
+    const Adapter adapter = {w.data(), dim, rank, 1.0f};
+    const DecisionStep step = {1.0f, 0.1f, 0.01f, 0.0f, 1.0f, 0.1f};
     double before = 0.0, after = 0.0;
     for (int i = 0; i < 20; ++i) {
-        after = decision_step(w.data(), dim, rank, 1.0f, x.data(), p.data(), n, values.data(), k,
-                              step, indices.data(), similarities.data(), scratch.data());
+        after = decision_step(adapter, x.data(), p.data(), n, values.data(), k, step,
+                              indices.data(), similarities.data(), scratch.data());
         if (i == 0) before = after;
     }
     expect(after > before || dim == 1, "step", dim, n);
