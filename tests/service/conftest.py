@@ -35,16 +35,20 @@ def make_export(agent_id="agent-1", rows=12, *, dim=DIM, timestamp=1_000_000, se
 
 
 class Running:
-    """A service process: its log, its port, its end."""
+    """A service process: its log, its port, its end.
 
-    def __init__(self, store: Path, *options: str, prefix: tuple[str, ...] = (), **env: str):
+    `sabotage` is code that runs in the process before the service does.
+    """
+
+    def __init__(self, store: Path, *options: str, port: int = 0, sabotage: str = ""):
         self.store = Path(store)
-        command = [*prefix, sys.executable, "-m", "sona", "serve", "--store", str(store)]
+        code = f"{sabotage}\nimport sys\nfrom sona.cli import main\nsys.exit(main(sys.argv[1:]))"
+        command = [sys.executable, "-c", code, "serve", "--store", str(store)]
         self.process = subprocess.Popen(
-            [*command, "--port", "0", "--drain-seconds", "0.2", *options],
+            [*command, "--port", str(port), "--drain-seconds", "0.2", *options],
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **env},
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
         self.lines: list[dict] = []
         self._log = threading.Thread(target=self._read, daemon=True)
