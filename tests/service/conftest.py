@@ -59,7 +59,10 @@ class Running:
 
     def _read(self):
         for line in self.process.stderr:
-            self.lines.append(json.loads(line))
+            try:
+                self.lines.append(json.loads(line))
+            except json.JSONDecodeError:  # not ours: a traceback, say; shown when something waits
+                self.lines.append({"event": line})
 
     def wait_for(self, event: str, seconds: float = 30.0) -> dict:
         end = time.monotonic() + seconds

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,10 +43,6 @@ STEPS = {
     "after learning": "from sona.federated import FederatedCoordinator as o;"
     "dying(o, 'aggregate', 2, after=True)",
     "history": "from sona.service.history import History as o; dying(o, 'flush', 1, after=False)",
-    "publication": "from sona.service.knowledge import Knowledge as o;"
-    "dying(o, '__init__', 2, after=False)",
-    "consolidation": "from sona.federated.learner import Learner as o;"
-    "dying(o, '_keep', 1, after=False)",
 }
 
 
@@ -72,7 +68,7 @@ def test_a_kill_at_any_step_loses_and_doubles_nothing(tmp_path):
     for step, sabotage in STEPS.items():
         sabotaged = Running(tmp_path / "store", *options, port=port, sabotage=DIE + sabotage)
         client = sabotaged.client(spool=tmp_path / "spool", retries=0)
-        for number in range(60 if step == "consolidation" else 3):
+        for number in range(3):
             names.append(f"{step.replace(' ', '-')}-{number}")
             client.send(make_export(names[-1], ROWS))  # None where the service is gone
             if sabotaged.process.poll() is not None:
@@ -108,6 +104,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(tmp_path):
 def test_a_full_disk_is_told_and_passes(tmp_path):
     with Running(tmp_path / "store") as service:
         assert service.post(make_export("before").to_bytes())[0] == 201
+        eventually(lambda: service.request("GET", "/v1/warm-start")[0] == 200)
         pid = service.process.pid
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         status, problem = service.post(make_export("lost", rows=200).to_bytes(), key="k")
@@ -210,26 +207,64 @@ def test_values_that_no_encoder_sends_are_refused_or_left_out(service):
     assert service.request("GET", "/readyz")[0] == 200
 
 
-def test_readers_are_answered_while_everything_is_learned_anew(tmp_path):
-    slow = """
-import time
-from sona.federated import learner
-original = learner.learn
-def learn(*args):
-    time.sleep(1.5)  # holds no lock of the service, as real learning
-    return original(*args)
-learner.learn = learn
-"""
-    with Running(tmp_path, "--rate", "1e6", sabotage=slow) as service:
-        for number in range(51):
-            assert service.post(make_export(f"agent-{number}").to_bytes())[0] == 201
-        eventually(lambda: service.request("GET", "/v1/warm-start")[0] == 200)
-        waits = []
-        while not service.overview()["consolidations"]:
-            started = time.monotonic()
-            assert service.post(make_export(f"m-{len(waits)}").to_bytes())[0] == 201
-            assert service.request("GET", "/v1/patterns")[0] == 200
-            waits.append(time.monotonic() - started)
-        assert len(waits) > 1
-        assert max(waits) < 1.5  # nobody waited for the consolidation to end
-    assert os.path.exists(tmp_path / "tenants/default/store.db")
+def learner_of(service):
+    """Process id of the learner that is at work now."""
+    lines = [line for line in list(service.lines) if line["event"] == "learner started"]
+    return lines[-1]["pid"] if lines else None
+
+
+def test_nobody_waits_for_the_learner(tmp_path):
+    with Running(tmp_path, "--rate", "1e6") as service:
+        assert service.post(make_export("first", ROWS).to_bytes())[0] == 201
+        eventually(lambda: service.overview()["version"] == ROWS)
+        learner = eventually(lambda: learner_of(service))
+        os.kill(learner, signal.SIGSTOP)  # as one that learns for hours
+        names = [f"agent-{number}" for number in range(5)]
+        for name in names:
+            assert service.post(make_export(name, ROWS).to_bytes())[0] == 201
+            assert service.request("GET", "/v1/warm-start")[0] == 200
+        assert service.json("GET", "/v1/agents")[1]["total"] == 6
+        assert service.overview()["version"] == ROWS
+        os.kill(learner, signal.SIGCONT)
+        check_exactly_once(service, ["first", *names])
+
+
+def test_a_learner_that_is_killed_is_replaced(tmp_path):
+    names = []
+    with Running(tmp_path, "--rate", "1e6") as service:
+        for life in range(2):
+            for number in range(4):
+                names.append(f"{life}-{number}")
+                assert service.post(make_export(names[-1], ROWS).to_bytes())[0] == 201
+            learner = eventually(lambda: learner_of(service))
+            os.kill(learner, signal.SIGKILL)
+            eventually(lambda old=learner: learner_of(service) != old)
+        check_exactly_once(service, names)
+        learner = learner_of(service)
+    with pytest.raises(ProcessLookupError):  # it ended with its service
+        os.kill(learner, 0)
+
+
+def test_a_learner_does_not_outlive_a_killed_service(tmp_path):
+    service = Running(tmp_path).ready()
+    assert service.post(make_export().to_bytes())[0] == 201
+    learner = eventually(lambda: learner_of(service))
+    service.stop(signal.SIGKILL)
+
+    def gone():
+        try:
+            return Path(f"/proc/{learner}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except FileNotFoundError:
+            return True
+
+    eventually(gone)
+
+
+def test_a_damaged_publication_is_made_again(tmp_path):
+    with Running(tmp_path) as service:
+        assert service.post(make_export("a", ROWS).to_bytes())[0] == 201
+        eventually(lambda: service.overview()["version"] == ROWS)
+    published = tmp_path / "tenants/default/published.sona"
+    published.write_bytes(published.read_bytes()[:-9])
+    with Running(tmp_path) as service:
+        eventually(lambda: service.overview()["version"] == ROWS)

@@ -249,6 +249,8 @@ def test_enough_new_agents_are_consolidated_beside_the_answers(tmp_path):
     with Running(tmp_path, "--rate", "1e6") as service:
         for number in range(55):
             assert service.post(make_export(f"agent-{number}").to_bytes())[0] == 201
+            if number == 0:  # the learner is there
+                eventually(lambda: service.request("GET", "/v1/warm-start")[0] == 200)
         (done, *_) = eventually(lambda: service.overview()["consolidations"])
         assert done["trajectories"] > 0
         assert service.overview()["totals"]["agents"] == 55

@@ -2,14 +2,14 @@
 
 .. code-block:: text
 
-    agent ── Client ──HTTP──> app ──> Caller (tokens) ──> Tenant ──> FederatedCoordinator
-               │                       Limits                │         (commit, then learn)
-             Spool                                           ├──> Knowledge   what readers see
-                                                             └──> History     what happened
+    agent ── Client ──HTTP──> app ──> Guard ──> Tenant ──> FederatedCoordinator ── store
+               │                                  │          (commits)               │
+             Spool                                ├── Knowledge <── learner process ─┘
+                                                  └── History        (learns, publishes)
 
-Writers and readers never wait for each other: exports go through one writer thread per tenant,
-while routes, patterns and warm starts are answered from the last :class:`Knowledge` that was
-published, a frozen copy that is replaced in one assignment.
+Nobody waits for learning: exports are acknowledged when they are committed, a process of its own
+learns them, and routes, patterns and warm starts are answered from the last :class:`Knowledge`
+that it published, a frozen copy that is replaced in one assignment.
 
 Only :class:`Client` lives here, on the standard library alone; the server (extra ``service``) is
 started by ``sona serve`` or :func:`sona.service.server.serve`.

@@ -5,7 +5,8 @@
     STORE/
       lock                 held while a service runs; the kernel frees it when the process dies
       tokens.db            who may speak for whom
-      tenants/NAME/        config.json, store.db (what was accepted), history.db (what happened)
+      tenants/NAME/        config.json, store.db (what was accepted), history.db (what happened),
+                           published.sona (the last warm start; can be made again)
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sona.federated.store import open_store
 __all__ = [
     "CONFIG",
     "HISTORY",
+    "PUBLISHED",
     "STORE",
     "TENANTS",
     "TOKENS",
@@ -38,6 +40,7 @@ __all__ = [
 
 TOKENS, TENANTS = "tokens.db", "tenants"
 CONFIG, STORE, HISTORY = "config.json", "store.db", "history.db"
+PUBLISHED = "published.sona"
 
 
 def tenants_of(folder: Path) -> list[str]:

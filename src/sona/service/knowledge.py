@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sona.config import SonaConfig
 from sona.engine import SonaEngine
-from sona.federated import FederatedCoordinator, WarmStart
+from sona.federated import WarmStart
 from sona.service.records import PatternView, RouteAnswer, RouteQuestion, RouteView
 from sona.types import LearnedPattern
 
@@ -23,6 +24,20 @@ __all__ = ["Knowledge", "best_route", "pattern_view"]
 
 class Knowledge:
     """One published version of a coordinator's knowledge; immutable.
+
+    Parameters
+    ----------
+    message : bytes
+        A warm start.
+    config : SonaConfig
+        The coordinator's settings.
+
+    Raises
+    ------
+    FormatError
+        If the bytes are no warm start, or damaged.
+    ShapeError
+        If it was made for other dimensions.
 
     Attributes
     ----------
@@ -42,20 +57,16 @@ class Knowledge:
         Share of the patterns' variance that the map shows, in [0, 1].
     """
 
-    def __init__(self, warm_start: WarmStart, config_engine: SonaEngine) -> None:
+    def __init__(self, message: bytes, config: SonaConfig) -> None:
+        warm_start = WarmStart.from_bytes(message)
         self.version = warm_start.version
-        self.message = warm_start.to_bytes()
-        self.etag = f'"{hashlib.sha256(self.message).hexdigest()[:32]}"'
-        self._engine = config_engine
+        self.message = message
+        self.etag = f'"{hashlib.sha256(message).hexdigest()[:32]}"'
+        self._engine = SonaEngine(config)
         warm_start.apply_to(self._engine)
         self.patterns = sorted(self._engine.patterns, key=lambda pattern: -pattern.cluster_size)
         self.routes = self._engine.stats().routes
         self.positions, self.explained = _map([pattern.centroid for pattern in self.patterns])
-
-    @classmethod
-    def of(cls, coordinator: FederatedCoordinator) -> Knowledge:
-        """Take a copy. Cost: linear in patterns and in what a warm start remembers."""
-        return cls(coordinator.warm_start(), SonaEngine(coordinator.master_engine.config))
 
     def route(self, question: RouteQuestion) -> RouteAnswer:
         """Decide; see :meth:`SonaEngine.route` for what is refused."""

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,30 +20,28 @@ from sona.config import SonaConfig
 from sona.errors import FormatError, SonaError, StoreError
 from sona.federated import AgentExport, AggregationResult, FederatedCoordinator
 from sona.service.events import Events
-from sona.service.folder import CONFIG, HISTORY, STORE
+from sona.service.folder import CONFIG, HISTORY, PUBLISHED, STORE
 from sona.service.history import Entry, History, entry_facts, now_ms
 from sona.service.intake import entry_of, read_export
 from sona.service.knowledge import Knowledge
+from sona.service.learner import Lesson
 from sona.service.limits import Limits
 from sona.service.logs import decided
 from sona.service.metrics import Metrics
 from sona.service.problems import ProblemError, problem_of
 from sona.service.records import AgentView, ExportReceipt
+from sona.service.school import School
 from sona.service.telemetry import Telemetry
 from sona.service.tokens import Caller
-from sona.types import LearnResult
 
 __all__ = ["Tenant"]
 
 _T = TypeVar("_T")
 
-#: Two writers: one export is learned while the next is committed.
-_WRITERS = 2
-#: News is published after this many seconds, or after so many times what publishing cost.
-_PUBLISH_SECONDS = 0.25
-_PUBLISH_SHARE = 9.0
-#: How often the coordinator is asked whether something has waited long enough to be learned anew.
-_TICK_SECONDS = 5.0
+#: While one export is committed, others are checked and written out.
+_WRITERS = 3
+#: History is written this long after what it tells of.
+_FLUSH_SECONDS = 0.25
 #: Routes whose cost is remembered.
 _COSTS = 1_024
 
@@ -61,6 +58,7 @@ class Tenant:
     limits : Limits
     metrics : Metrics
     telemetry : Telemetry
+    school : School
     dim : int, optional
         Dimension that the first export must have; any if not given.
     """
@@ -72,6 +70,7 @@ class Tenant:
         limits: Limits,
         metrics: Metrics,
         telemetry: Telemetry,
+        school: School,
         dim: int | None = None,
     ) -> None:
         self.name = name
@@ -83,35 +82,36 @@ class Tenant:
         self._limits = limits
         self._metrics = metrics
         self._telemetry = telemetry
+        self._school = school
         self._dim = dim
         self._coordinator: FederatedCoordinator | None = None
         self._founding = threading.Lock()
         self._writers = ThreadPoolExecutor(_WRITERS, f"sona-write-{name}")
         self._reader = ThreadPoolExecutor(1, f"sona-read-{name}")
-        self._learner = ThreadPoolExecutor(1, f"sona-learn-{name}")
         self._in_flight: dict[str, str] = {}
         self._waiting = 0
-        self._news = asyncio.Event()
-        self._due = asyncio.Event()
+        self._unwritten = asyncio.Event()
+        self._to_read = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Load what the folder holds, if anything; returns when readers can be answered."""
+        """Load what the folder holds, if anything; returns when exports are taken."""
         if (self._folder / CONFIG).exists():
             await _in(self._writers, self._load)
-            await self._publish()
+            if (self._folder / PUBLISHED).exists():
+                await self._read()
+            self._school.enrol(self.name, self._learned)
         self._tasks = [
-            asyncio.create_task(self._keep_published()),
-            asyncio.create_task(self._keep_learning()),
+            asyncio.create_task(self._keep_reading()),
+            asyncio.create_task(self._keep_history()),
         ]
 
     async def close(self) -> None:
-        """Finish what was accepted, publish nothing more, close the files."""
+        """Finish what was accepted and close the files."""
         for task in self._tasks:
             task.cancel()
         self.events.close()
-        # A consolidation that is under way ends before the store that it reads is closed.
-        for executor in (self._learner, self._reader, self._writers):
+        for executor in (self._reader, self._writers):
             await _in(None, executor.shutdown)
         await _in(None, self._unload)
 
@@ -191,6 +191,8 @@ class Tenant:
         finally:
             if scoped is not None:
                 self._in_flight.pop(scoped, None)
+        if result.ruling != "duplicate":
+            self._school.enrol(self.name, self._learned)
         entry = entry_of(export, result, warm)
         self._record(msgspec.structs.replace(entry, key=scoped, digest=digest))
         return ExportReceipt(**{name: getattr(result, name) for name in result.__struct_fields__})
@@ -208,7 +210,7 @@ class Tenant:
             with self._founding:
                 if self._coordinator is None:
                     self._found(export)
-        return self.coordinator.aggregate(export, consolidate=False)
+        return self.coordinator.aggregate(export, learn=False, consolidate=False)
 
     def _found(self, export: AgentExport) -> None:
         # The first export says what the tenant's embeddings are like.
@@ -227,12 +229,15 @@ class Tenant:
         self._load()
 
     def _load(self) -> None:
-        config = msgspec.json.decode((self._folder / CONFIG).read_bytes(), type=SonaConfig)
+        config = self._config()
         if self.history is None:
             self.history = History(self._folder / HISTORY)
         self._coordinator = FederatedCoordinator(
             self.name, config, store=os.fspath(self._folder / STORE)
         )
+
+    def _config(self) -> SonaConfig:
+        return msgspec.json.decode((self._folder / CONFIG).read_bytes(), type=SonaConfig)
 
     def _unload(self) -> None:
         if self.history is not None:
@@ -252,9 +257,6 @@ class Tenant:
         for reason, count in entry.reasons.items():
             self._metrics.rejected.labels(reason).inc(count)
         self._telemetry.evaluated(entry.agent, entry.routes, self.coordinator.quality_threshold)
-        self._news.set()
-        if self.coordinator.due:
-            self._due.set()
 
     def _refuse(self, problem: ProblemError, caller: Caller) -> None:
         self._metrics.exports.labels("refused").inc()
@@ -273,65 +275,61 @@ class Tenant:
     def _remember(self, entry: Entry) -> None:
         assert self.history is not None
         self.history.add(entry)
+        self._unwritten.set()
         facts = entry_facts(entry)
         kind = "export" if entry.seconds is None else "consolidation"
         self.events.publish(kind, facts)
         if entry.result != "refused":
             decided(f"{kind} {entry.result}".strip(), {"tenant": self.name, **facts})
 
-    # Learning and publishing
+    # What the learner says
 
-    async def _keep_learning(self) -> None:
+    def _learned(self, lesson: Lesson) -> None:
+        if lesson.fault is not None:
+            self._troubled("not learned", lesson.fault)
+        if lesson.seconds is not None:
+            self._metrics.consolidations.inc()
+            self._remember(Entry(at=now_ms(), accepted=lesson.trajectories, seconds=lesson.seconds))
+        if lesson.published:
+            self._to_read.set()
+
+    async def _keep_reading(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), _TICK_SECONDS)
-            self._due.clear()
-            if self._coordinator is None:
-                continue
-            try:
-                result = await _in(self._learner, self.coordinator.tick)
-            except (SonaError, MemoryError) as error:
-                self._troubled("not consolidated", error)
-                continue
-            if result is not None:
-                self._consolidated(result)
+            await self._to_read.wait()
+            self._to_read.clear()
+            await self._read()
 
-    def _consolidated(self, result: LearnResult) -> None:
-        self._metrics.consolidations.inc()
-        seconds = 1e-3 * result.elapsed_ms
-        count = self.coordinator.total_trajectories
-        self._remember(Entry(at=now_ms(), accepted=count, seconds=seconds))
-        self._news.set()
+    async def _read(self) -> None:
+        def read() -> Knowledge:
+            return Knowledge((self._folder / PUBLISHED).read_bytes(), self._config())
 
-    async def _keep_published(self) -> None:
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            started = time.perf_counter()
-            try:
-                await self._publish()
-                if self.history is not None:
-                    await _in(self._reader, self.history.flush)
-            except (SonaError, MemoryError) as error:
-                # Readers keep the version that they have; the next news tries again.
-                self._troubled("not published", error)
-            cost = time.perf_counter() - started
-            await asyncio.sleep(max(_PUBLISH_SECONDS, _PUBLISH_SHARE * cost))
-
-    async def _publish(self) -> None:
-        if self._coordinator is None:
-            return
         started = time.perf_counter()
-        with self._telemetry.span("sona.publish", tenant=self.name):
-            knowledge = await _in(self._reader, lambda: Knowledge.of(self.coordinator))
+        try:
+            with self._telemetry.span("sona.publish", tenant=self.name):
+                knowledge = await _in(self._reader, read)
+        except (SonaError, OSError, MemoryError) as error:
+            # Readers keep the version that they have; the next lesson brings another.
+            self._troubled("not published", str(error))
+            return
         self._metrics.publications.observe(time.perf_counter() - started)
         self.knowledge = knowledge
         facts = {"version": knowledge.version, "patterns": len(knowledge.patterns)}
         self.events.publish("published", facts)
         decided("published", {"tenant": self.name, **facts}, logging.DEBUG)
 
-    def _troubled(self, what: str, error: BaseException) -> None:
-        decided(what, {"tenant": self.name, "detail": str(error)}, logging.ERROR)
+    async def _keep_history(self) -> None:
+        while True:
+            await self._unwritten.wait()
+            self._unwritten.clear()
+            assert self.history is not None
+            try:
+                await _in(self._reader, self.history.flush)
+            except StoreError as error:
+                self._troubled("history not written", str(error))
+            await asyncio.sleep(_FLUSH_SECONDS)
+
+    def _troubled(self, what: str, detail: str) -> None:
+        decided(what, {"tenant": self.name, "detail": detail}, logging.ERROR)
 
 
 async def _in(executor: Executor | None, work: Callable[[], _T]) -> _T:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sona.service.folder import TENANTS, TOKENS, hold, tenants_of
 from sona.service.limits import Limits
 from sona.service.metrics import Metrics
+from sona.service.school import School
 from sona.service.telemetry import Telemetry
 from sona.service.tenant import Tenant
 from sona.service.tokens import TokenBook
@@ -41,6 +42,7 @@ class Tenants:
         self.metrics = Metrics()
         self.telemetry = Telemetry()
         self._dim = dim
+        self._school: School | None = None
         self._open: dict[str, asyncio.Task[Tenant]] = {}
         self._lock = hold(self.folder)
         self.tokens = TokenBook(self.folder / TOKENS)
@@ -65,18 +67,23 @@ class Tenants:
 
     async def close(self) -> None:
         """Finish what was accepted and close all files."""
+        if self._school is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._school.close)
         for tenant in self.opened:
             await tenant.close()
         self.tokens.close()
         os.close(self._lock)
 
     async def _make(self, name: str) -> Tenant:
+        if self._school is None:
+            self._school = School(self.folder)
         tenant = Tenant(
             name,
             self.folder / TENANTS / name,
             self.limits,
             self.metrics,
             self.telemetry,
+            self._school,
             self._dim,
         )
         await tenant.open()

@@ -1,0 +1,155 @@
+"""The process that learns: what a service commits, this one learns, consolidates and publishes.
+
+It is a coordinator of its own on the same stores, with low priority. Learning for seconds thus
+takes no turn from the threads that commit and answer, and a learner that dies costs nothing but
+time: the service starts another, which knows the store again.
+
+Each line that comes in names a tenant with news; each line that goes out is a :class:`Lesson`.
+The end of the input ends the process at once, so that none outlives its service.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from sona.config import SonaConfig
+from sona.errors import SonaError
+from sona.federated import FederatedCoordinator
+from sona.service.folder import CONFIG, PUBLISHED, STORE, TENANTS
+
+__all__ = ["Lesson", "main"]
+
+#: How often a tenant is looked at without news: for what has waited long enough.
+_TICK_SECONDS = 5.0
+#: Publishing takes at most a tenth of the time.
+_PUBLISH_SECONDS = 0.25
+_PUBLISH_SHARE = 9.0
+#: New agents that make a consolidation due: at least so many, and such a share of all. It costs
+#: what is held; this way learning costs a constant amount for each export, however many there are.
+_NEW_AGENTS, _NEW_SHARE = 50, 0.25
+
+
+class Lesson(msgspec.Struct, frozen=True):
+    """What became of one look at a tenant.
+
+    Attributes
+    ----------
+    tenant : str
+    published : bool
+        Whether there is a new warm start to read.
+    seconds : float or None
+        Time that a consolidation took; None where none ran.
+    trajectories : int
+        Accepted trajectories held.
+    fault : str or None
+        What went wrong.
+    """
+
+    tenant: str
+    published: bool = False
+    seconds: float | None = None
+    trajectories: int = 0
+    fault: str | None = None
+
+
+class _Pupil:
+    """One tenant's coordinator in this process."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._name = name
+        self._target = folder / PUBLISHED
+        config = msgspec.json.decode((folder / CONFIG).read_bytes(), type=SonaConfig)
+        self._coordinator = FederatedCoordinator(name, config, store=os.fspath(folder / STORE))
+        self._published = -1
+        self._next = 0.0
+
+    @property
+    def behind(self) -> float | None:
+        """Seconds until what was learned may be published; None where it is."""
+        if self._coordinator.master_engine.stats().trajectories_seen == self._published:
+            return None
+        return max(0.0, self._next - time.monotonic())
+
+    def look(self) -> Lesson:
+        coordinator = self._coordinator
+        share = int(_NEW_SHARE * coordinator.agent_count)
+        coordinator.consolidation_interval = max(_NEW_AGENTS, share)
+        result = coordinator.tick()
+        if result is not None:
+            self._published = -1  # the same trajectories, known better
+        published = self.behind == 0.0
+        if published:
+            self._publish()
+        seconds = None if result is None else 1e-3 * result.elapsed_ms
+        return Lesson(self._name, published, seconds, coordinator.total_trajectories)
+
+    def _publish(self) -> None:
+        started = time.monotonic()
+        seen = self._coordinator.master_engine.stats().trajectories_seen
+        data = self._coordinator.warm_start().to_bytes()
+        # Not forced to the disk: it carries a checksum, and can be made again.
+        partial = self._target.with_suffix(".partial")
+        partial.write_bytes(data)
+        os.replace(partial, self._target)
+        self._published = seen
+        cost = time.monotonic() - started
+        self._next = time.monotonic() + max(_PUBLISH_SECONDS, _PUBLISH_SHARE * cost)
+
+
+def main() -> None:
+    """Learn until the input ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    root = parser.parse_args().folder / TENANTS
+    if hasattr(os, "nice"):
+        os.nice(10)
+    news: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(news,), daemon=True).start()
+    pupils: dict[str, _Pupil] = {}
+    names: set[str] = set()
+    ticked = time.monotonic()
+    while True:
+        names |= _next_names(news, pupils)
+        if time.monotonic() - ticked >= _TICK_SECONDS:
+            names |= set(pupils)
+            ticked = time.monotonic()
+        for name in sorted(names):
+            try:
+                if name not in pupils:
+                    pupils[name] = _Pupil(root / name, name)
+                lesson = pupils[name].look()
+            except (SonaError, OSError, MemoryError, msgspec.DecodeError) as error:
+                lesson = Lesson(name, fault=str(error))
+            print(msgspec.json.encode(lesson).decode(), flush=True)
+        names = {name for name, pupil in pupils.items() if pupil.behind == 0.0}
+
+
+def _listen(news: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        news.put(line.strip())
+    os._exit(0)
+
+
+def _next_names(news: queue.SimpleQueue[str], pupils: dict[str, _Pupil]) -> set[str]:
+    """Wait for news, for the time to publish or for the next look, and return who has news."""
+    waits = [pupil.behind for pupil in pupils.values()]
+    wait = min([_TICK_SECONDS, *(seconds for seconds in waits if seconds is not None)])
+    names: set[str] = set()
+    try:
+        names.add(news.get(timeout=wait) if wait > 0.0 else news.get_nowait())
+        while True:
+            names.add(news.get_nowait())
+    except queue.Empty:
+        return names
+
+
+if __name__ == "__main__":
+    main()
