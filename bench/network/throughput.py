@@ -4,8 +4,8 @@
 
 Each agent opens a link of its own to a coordinator process, hands in and leaves; 32 at a time.
 The coordinator commits and acknowledges, and learns later. Beside it: the same exports put into a
-store of the same kind on the same disk, one after the other, in this process. Asserts that every export
-was acknowledged and is stored, and prints both rates.
+store of the same kind on the same disk, one after the other, in this process. Asserts that every
+export was acknowledged and is stored, and prints both rates.
 """
 
 from __future__ import annotations
