@@ -21,7 +21,8 @@ from adaptation_data import Task, add_data_options, banking, folder, task, unit
 from sona.learning import adaptation
 from sona.learning.adaptation import Adaptation
 from sona.learning.ewc import OnlineEWC
-from sona.learning.lora import factors, fit
+from sona.learning.fitting import fit
+from sona.learning.lora import factors
 from sona.learning.signal import Lessons
 
 GROUPS, PER_GROUP = 10, 500

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sona.errors import DTypeError, NonFiniteError, RangeError, ShapeError
-from sona.learning.lora import BaseLoRA, MicroLoRA, fit, random_factors
+from sona.learning.fitting import fit
+from sona.learning.lora import BaseLoRA, MicroLoRA, random_factors
 from sona.learning.signal import Lessons, cross_entropy, decide, unit
 
 

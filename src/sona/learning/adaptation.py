@@ -1,14 +1,15 @@
 """The two tiers of adapters and how they learn together.
 
 A query is decided at u = normalise(micro(base(x))). Micro-LoRA learns on top of base-LoRA from
-every outcome, at once. The background loop fits base-LoRA to many outcomes and then fits
-micro-LoRA again on top of the new base, so what micro learned in a hurry is not counted twice.
+every outcome, at once. The background loop fits micro-LoRA to all that is remembered, alone, and
+base-LoRA beneath it to what is left: each tier helps by itself, and both together help more.
 
     outcome --> learn        one bounded step of micro            microseconds
     cycle   --> consolidate  is the feedback to be trusted?       correlation with the bank
                              how much of a fit generalises?       fitted on halves, tried on halves
-                             fit base, protected by EWC++         Adam on lessons and rehearsal
-                             fit micro on top, adopt both
+                             fit micro to the bare queries        Adam on all that is remembered
+                             fit base beneath it, kept by EWC++   Adam on lessons and rehearsal
+                             adopt both
 
 Other layers have a base-LoRA each; it learns by the same rule from the layer's activations, the
 rewards of its steps and the centroids of its own patterns.
@@ -16,7 +17,6 @@ rewards of its steps and the centroids of its own patterns.
 
 from __future__ import annotations
 
-import math
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -26,28 +26,18 @@ from numpy.typing import NDArray
 
 from sona import _core, wire
 from sona.errors import FormatError
+from sona.learning.consolidation import Tiers, TiersFit, agrees, losses
 from sona.learning.ewc import OnlineEWC
+from sona.learning.fitting import pulled_back
 from sona.learning.lora import (
     DAMPING,
     MICRO_TEMPERATURE,
     MOST_IN_SIGHT,
     BaseLoRA,
-    Factors,
     MicroLoRA,
-    adapted,
     factors,
-    fit,
-    random_factors,
 )
-from sona.learning.signal import (
-    Lessons,
-    TrustGate,
-    correlation,
-    cross_entropy,
-    decide,
-    query_gradient,
-    unit,
-)
+from sona.learning.signal import Lessons, TrustGate, query_gradient, unit
 from sona.types import FloatArray, LayerKey
 
 __all__ = ["Adaptation", "Fitted"]
@@ -57,15 +47,6 @@ _FADE = 0.005
 # Remembered lessons that rehearse with the fresh ones. EWC and 1,000 measure better together
 # than either alone; 10,000 add nothing where domains change.
 _REHEARSAL = 1_000
-# The shares of a fit that are tried. Up to _CHECKED lessons a fit may be luck; past that the
-# whole of it generalised in every run, and half the lessons would say too little about it.
-_SHARES = (0.05, 0.25, 0.5, 0.75, 1.0)
-_CHECKED = 1_000
-# Standard errors by which a fit must help lessons that it did not see; with fewer, one seed in
-# five lost a point on 100 lessons.
-_SURE = 1.6
-# Micro-LoRA's rate in the background fit, where base-LoRA has its own.
-_MICRO_FIT_RATE = 0.003
 # Precision that lambda = 1 gives the Fisher information: the factor between 1 and 3 measured
 # alike; the Kronecker form underestimates what independent weights lose together.
 _EWC_SCALE = 2.0
@@ -259,9 +240,9 @@ class Adaptation:
             return Fitted()
         state = self._layer(layer)
         units = unit(fresh.inputs)[0]
-        expected = decide(units, centroids, fresh.values[fresh.rows])[1]
-        before = self._loss(layer, fresh, centroids)
-        if not _agrees(expected, fresh.targets):
+        old = self._tiers(layer)
+        before = float(losses(old.apply(fresh.inputs), fresh, centroids).mean())
+        if not agrees(fresh, units, centroids):
             return Fitted(trusted=False, loss_before=before, loss_after=before)
 
         state.cycles += 1
@@ -271,13 +252,14 @@ class Adaptation:
             drawn = rng.permutation(len(remembered))[:_REHEARSAL]
             lessons = remembered.take(drawn).joined(fresh)
             everything = remembered.joined(fresh)
-        share = self._generalising_share(layer, lessons, centroids, rng)
-        base, micro = self._fitted(layer, lessons, centroids, rng, everything)
-        self._adopt(layer, share, base, micro)
+        fit = TiersFit(old, centroids, self.base_rate, state.ewc)
+        share = fit.generalising_share(lessons, rng)
+        new = old.toward(fit.run(lessons, rng, everything), share)
+        self._adopt(layer, new)
         protects = self.base_rate > 0.0 and self.ewc_lambda > 0.0
         if protects:
-            self._protect(state, fresh, units, centroids)
-        after = self._loss(layer, fresh, centroids)
+            self._protect(state.ewc, new, fresh, units, centroids)
+        after = float(losses(new.apply(fresh.inputs), fresh, centroids).mean())
         return Fitted(True, protects, True, share, before, after)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -340,100 +322,26 @@ class Adaptation:
             state = self._layers.setdefault(layer, fresh)
         return state
 
-    def _loss(self, layer: LayerKey, lessons: Lessons, centroids: FloatArray) -> float:
-        y = self.apply(lessons.inputs) if layer == 0 else self.base(layer).apply(lessons.inputs)
-        return float(_losses(y, lessons, centroids).mean())
+    def _tiers(self, layer: LayerKey) -> Tiers:
+        learns = layer == 0 and self.micro_rate > 0.0
+        return Tiers(factors(self._layer(layer).base), factors(self.micro) if learns else None)
 
-    def _fitted(
-        self,
-        layer: LayerKey,
-        lessons: Lessons,
-        centroids: FloatArray,
-        rng: np.random.Generator,
-        everything: Lessons | None = None,
-    ) -> tuple[Factors, Factors | None]:
-        """Return new factors of the layer's base and, for queries, of micro on top of it.
+    def _adopt(self, layer: LayerKey, new: Tiers) -> None:
+        base = self._layer(layer).base
+        base.lora_A, base.lora_B, base.scaling = *new.base, 1.0
+        if new.micro is not None:
+            self.micro.lora_A, self.micro.lora_B, self.micro.scaling = *new.micro, 1.0
 
-        Micro has no Fisher information to keep what earlier lessons taught: it starts anew, from
-        `everything` that is remembered where that is given.
-        """
-        state = self._layer(layer)
-        base, micro = factors(state.base), None
-        if self.base_rate > 0.0:
-            base = fit(base, lessons, centroids, self.base_rate, rng, state.ewc)
-        if layer == 0 and self.micro_rate > 0.0:
-            start = random_factors(self.dim, self.micro.rank, int(rng.integers(2**63)))
-            known = lessons if everything is None else everything
-            on_top = known.of_inputs(adapted(base, known.inputs))
-            micro = fit(start, on_top, centroids, _MICRO_FIT_RATE, rng)
-        return base, micro
-
-    def _generalising_share(
-        self, layer: LayerKey, lessons: Lessons, centroids: FloatArray, rng: np.random.Generator
-    ) -> float:
-        """Return the share of a fit that surely helps lessons which the fit did not see.
-
-        Surely: by more than chance would, fitted on one half and tried on the other, both ways
-        round. Never nothing, so that trusted feedback always teaches.
-        """
-        n = len(lessons)
-        if n > _CHECKED:
-            return 1.0
-        if n < 4:
-            return _SHARES[0]
-        old = factors(self._layer(layer).base)
-        gains: list[list[FloatArray]] = [[] for _ in _SHARES]
-        halves = np.array_split(rng.permutation(n), 2)
-        for seen, unseen in (halves, halves[::-1]):
-            base, micro = self._fitted(layer, lessons.take(seen), centroids, rng)
-            test = lessons.take(unseen)
-            before = _losses(adapted(old, test.inputs), test, centroids)
-            for share, gain in zip(_SHARES, gains, strict=True):
-                y = adapted(_between(old, base, share), test.inputs)
-                if micro is not None:
-                    y = adapted((micro[0], np.float32(share) * micro[1]), y)
-                gain.append(before - _losses(y, test, centroids))
-        pooled = [np.concatenate(gain) for gain in gains]
-        best = int(np.argmax([gain.mean() for gain in pooled]))
-        sure = pooled[best].mean() > _SURE * pooled[best].std() / math.sqrt(n)
-        return _SHARES[best] if sure else _SHARES[0]
-
-    def _adopt(self, layer: LayerKey, share: float, base: Factors, micro: Factors | None) -> None:
-        adapter = self._layer(layer).base
-        A, B = _between(factors(adapter), base, share)
-        adapter.lora_A, adapter.lora_B, adapter.scaling = A, B, 1.0
-        if micro is not None:
-            self.micro.lora_A, self.micro.scaling = micro[0], 1.0
-            self.micro.lora_B = np.float32(share) * micro[1]
-
+    @staticmethod
     def _protect(
-        self, state: _Layer, fresh: Lessons, units: FloatArray, centroids: FloatArray
+        ewc: OnlineEWC, new: Tiers, fresh: Lessons, units: FloatArray, centroids: FloatArray
     ) -> None:
-        directions, norms = unit(state.base.apply(fresh.inputs))
+        directions, norms = unit(new.apply(fresh.inputs))
         values = fresh.values[fresh.rows]
         gradients = query_gradient(directions, norms, centroids, values, None)
-        A, B = factors(state.base)
-        for part in state.ewc.split(units):
-            state.ewc.learned(A, B, units[part], fresh.inputs[part], gradients[part])
-
-
-def _agrees(expected: FloatArray, targets: FloatArray) -> bool:
-    """Whether a batch of feedback agrees with the bank, by the measure of :class:`TrustGate`.
-
-    As there, few outcomes are given credit: 20 at a correlation of 0.3.
-    """
-    n, credit = len(targets), 20.0
-    return (n * correlation(expected, targets) + credit * 0.3) / (n + credit) >= TrustGate.LEAST
-
-
-def _losses(y: FloatArray, lessons: Lessons, centroids: FloatArray) -> FloatArray:
-    expected = decide(unit(y)[0], centroids, lessons.values[lessons.rows])[1]
-    return cross_entropy(expected, lessons.targets)
-
-
-def _between(old: Factors, new: Factors, share: float) -> Factors:
-    s = np.float32(share)
-    return old[0] + s * (new[0] - old[0]), old[1] + s * (new[1] - old[1])
+        gradients = pulled_back(new.micro, gradients)
+        for part in ewc.split(units):
+            ewc.learned(*new.base, units[part], fresh.inputs[part], gradients[part])
 
 
 def _load(adapter: MicroLoRA | BaseLoRA, state: dict[str, NDArray[Any]], prefix: str) -> None:
