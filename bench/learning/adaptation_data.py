@@ -95,13 +95,19 @@ def some_labels(data: Labelled, count: int, seed: int) -> Labelled:
     return Labelled(data.x, y, data.train[known[data.train]], data.test[known[data.test]])
 
 
+def examples(data: Labelled, shots: int | None, rng: np.random.Generator) -> dict[int, np.ndarray]:
+    """Draw the rows of each label that found its pattern."""
+    labels = np.unique(data.y[data.train])
+    bank = {label: rng.permutation(data.train[data.y[data.train] == label]) for label in labels}
+    return {label: rows[:shots] for label, rows in bank.items()}
+
+
 def task(data: Labelled, seed: int, shots: int | None = 5, n: int = 5_000) -> Task:
     """Bank from `shots` training rows per label (None: all); the stream is the others, again
     from the start where there are fewer than n."""
     rng = np.random.default_rng(seed)
-    labels = np.unique(data.y[data.train])
-    bank = {label: rng.permutation(data.train[data.y[data.train] == label]) for label in labels}
-    chosen = {label: rows[:shots] for label, rows in bank.items()}
+    chosen = examples(data, shots, rng)
+    labels = np.array(list(chosen))
     centroids = unit(np.stack([data.x[chosen[label]].mean(axis=0) for label in labels]))
     rest = data.train
     if shots is not None:

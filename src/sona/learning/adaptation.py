@@ -17,6 +17,7 @@ rewards of its steps and the centroids of its own patterns.
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -25,16 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona import _core, wire
+from sona.checks import check_count
 from sona.errors import FormatError
 from sona.learning.consolidation import Tiers, TiersFit, agrees, losses
 from sona.learning.ewc import OnlineEWC
-from sona.learning.fitting import pulled_back
 from sona.learning.lora import (
     DAMPING,
     MICRO_TEMPERATURE,
     MOST_IN_SIGHT,
     BaseLoRA,
     MicroLoRA,
+    composed,
     factors,
 )
 from sona.learning.signal import Lessons, TrustGate, query_gradient, unit
@@ -44,9 +46,14 @@ __all__ = ["Adaptation", "Fitted"]
 
 # Share of micro-LoRA that one distrusted outcome forgets: half in 140 outcomes.
 _FADE = 0.005
+# Outcomes until micro-LoRA takes full steps. Early steps are mostly noise: at the full rate one
+# seed in ten lost a point on its first 500 outcomes, and with half of it two points are gained.
+_CAUTIOUS = 2_000
 # Remembered lessons that rehearse with the fresh ones. EWC and 1,000 measure better together
 # than either alone; 10,000 add nothing where domains change.
 _REHEARSAL = 1_000
+# Micro-LoRA's rate in the background fit, where base-LoRA has its own.
+_MICRO_FIT_RATE = 0.003
 # Precision that lambda = 1 gives the Fisher information: the factor between 1 and 3 measured
 # alike; the Kronecker form underestimates what independent weights lose together.
 _EWC_SCALE = 2.0
@@ -95,8 +102,8 @@ class Adaptation:
     micro_rank : {1, 2}, default 2
     base_rank : int, default 8
     micro_rate : float, default 0.1
-        Step bound of micro-LoRA: one outcome moves its weights by at most this. 0 switches the
-        tier's learning off.
+        Step bound of micro-LoRA: one outcome moves its weights by at most this, the first ones by
+        less. 0 switches the tier's learning off.
     base_rate : float, default 0.003
         Adam's step in the background fit. 0 switches the tier's learning off.
     ewc_lambda : float, default 1.0
@@ -130,6 +137,7 @@ class Adaptation:
         self.micro_rate, self.base_rate, self.ewc_lambda = micro_rate, base_rate, ewc_lambda
         self.micro = MicroLoRA(dim, micro_rank, seed)
         self.gate = TrustGate()
+        self._outcomes = 0
         self._layers: dict[LayerKey, _Layer] = {}
         self._query = self._layer(0)
 
@@ -188,6 +196,7 @@ class Adaptation:
         -----
         Reads the patterns once, for the judgement of the gate and for the step.
         """
+        self._outcomes = min(self._outcomes + 1, _CAUTIOUS)
         n = len(centroids)
         if similarities is None:
             similarities = np.empty(n, np.float32)
@@ -202,7 +211,7 @@ class Adaptation:
             similarities,
             min(MOST_IN_SIGHT, n),
             MICRO_TEMPERATURE,
-            self.micro_rate,
+            self.micro_rate * math.sqrt(self._outcomes / _CAUTIOUS),
             _FADE,
             1.0,
             DAMPING,
@@ -252,7 +261,8 @@ class Adaptation:
             drawn = rng.permutation(len(remembered))[:_REHEARSAL]
             lessons = remembered.take(drawn).joined(fresh)
             everything = remembered.joined(fresh)
-        fit = TiersFit(old, centroids, self.base_rate, state.ewc)
+        micro_rate = _MICRO_FIT_RATE if self.micro_rate > 0.0 else 0.0
+        fit = TiersFit(old, centroids, micro_rate, self.base_rate, state.ewc)
         share = fit.generalising_share(lessons, rng)
         new = old.toward(fit.run(lessons, rng, everything), share)
         self._adopt(layer, new)
@@ -269,6 +279,7 @@ class Adaptation:
             "micro/B": np.ascontiguousarray(self.micro.lora_B),
             "micro/scaling": np.array([self.micro.scaling], np.float32),
             "gate": np.array(self.gate.moments),
+            "outcomes": np.array([self._outcomes], np.int64),
         }
         for key, layer in self._layers.items():
             name = f"{type(key).__name__}:{key}/"
@@ -299,6 +310,7 @@ class Adaptation:
         try:
             _load(other.micro, state, "micro/")
             other.gate.moments = state["gate"].tolist()
+            other._outcomes = check_count("outcomes", int(state["outcomes"][0]) + 1) - 1
             for name in [n for n in state if n.endswith("/cycles")]:
                 kind, _, text = name.removesuffix("/cycles").partition(":")
                 layer = other._layer(int(text) if kind == "int" else text)
@@ -309,7 +321,7 @@ class Adaptation:
                 layer.ewc.restore(wire.under(state, mark))
         except (KeyError, IndexError, ValueError, TypeError) as error:
             raise FormatError(f"adapter state does not fit: {error}") from error
-        self.micro, self.gate = other.micro, other.gate
+        self.micro, self.gate, self._outcomes = other.micro, other.gate, other._outcomes
         self._layers, self._query = other._layers, other._query
 
     def _layer(self, layer: LayerKey) -> _Layer:
@@ -323,8 +335,8 @@ class Adaptation:
         return state
 
     def _tiers(self, layer: LayerKey) -> Tiers:
-        learns = layer == 0 and self.micro_rate > 0.0
-        return Tiers(factors(self._layer(layer).base), factors(self.micro) if learns else None)
+        base = factors(self._layer(layer).base)
+        return Tiers(base, factors(self.micro)) if layer == 0 else Tiers(base)
 
     def _adopt(self, layer: LayerKey, new: Tiers) -> None:
         base = self._layer(layer).base
@@ -339,9 +351,9 @@ class Adaptation:
         directions, norms = unit(new.apply(fresh.inputs))
         values = fresh.values[fresh.rows]
         gradients = query_gradient(directions, norms, centroids, values, None)
-        gradients = pulled_back(new.micro, gradients)
+        whole = composed(*new)
         for part in ewc.split(units):
-            ewc.learned(*new.base, units[part], fresh.inputs[part], gradients[part])
+            ewc.learned(*whole, units[part], fresh.inputs[part], gradients[part])
 
 
 def _load(adapter: MicroLoRA | BaseLoRA, state: dict[str, NDArray[Any]], prefix: str) -> None:

@@ -33,8 +33,6 @@ _CHECKED = 1_000
 # Standard errors by which a fit must help lessons that it did not see; with fewer, one seed in
 # five lost a point on 100 lessons.
 _SURE = 1.6
-# Micro-LoRA's rate in the background fit, where base-LoRA has its own.
-_MICRO_FIT_RATE = 0.003
 
 
 class Tiers(NamedTuple):
@@ -65,14 +63,15 @@ class TiersFit(NamedTuple):
         The adapters as they are.
     centroids : ndarray of float32, shape (m, dim)
         Patterns of unit length.
-    base_rate : float
-        Adam's step for base-LoRA; 0 leaves it as it is.
+    micro_rate, base_rate : float
+        Adam's steps; 0 leaves a tier as it is.
     ewc : OnlineEWC
         What base-LoRA keeps of earlier lessons.
     """
 
     start: Tiers
     centroids: FloatArray
+    micro_rate: float
     base_rate: float
     ewc: OnlineEWC
 
@@ -85,9 +84,9 @@ class TiersFit(NamedTuple):
         `everything` that is remembered where that is given.
         """
         base, micro = self.start
-        if micro is not None:
+        if micro is not None and self.micro_rate > 0.0:
             known = lessons if everything is None else everything
-            micro = fit(micro, known, self.centroids, _MICRO_FIT_RATE, rng)
+            micro = fit(micro, known, self.centroids, self.micro_rate, rng)
         if self.base_rate > 0.0:
             base = fit(base, lessons, self.centroids, self.base_rate, rng, self.ewc, micro)
         return Tiers(base, micro)

@@ -57,7 +57,7 @@ class _Task:
 
 
 class OnlineEWC:
-    """Protects one adapter: Fisher per task, task boundaries, penalty.
+    """Protects one map of adapters: Fisher per task, task boundaries, penalty.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona.learning.ewc import OnlineEWC
-from sona.learning.lora import Factors, adapted
+from sona.learning.lora import Factors, adapted, composed
 from sona.learning.signal import Lessons, pattern_prior, query_gradient, unit
 from sona.types import FloatArray
 
@@ -37,9 +37,9 @@ def fit(
 ) -> Factors:
     """Fit an adapter to many outcomes: mini-batch Adam on the decision loss and its priors.
 
-    The minimised loss is that of all lessons plus a Gaussian prior, around zero or around what
-    `ewc` protects; the sum is the posterior of the weights, so one setting serves five lessons
-    and ten thousand.
+    The minimised loss is that of all lessons plus a Gaussian prior, around zero or, where `ewc`
+    protects what was learned, around the start; the sum is the posterior of the weights, so one
+    setting serves five lessons and ten thousand.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def fit(
     rng : numpy.random.Generator
         Order of the mini-batches.
     ewc : OnlineEWC, optional
-        What to protect.
+        What to protect: decisions of the whole map, `above` included.
     above : tuple of ndarray, optional
         The adapter that acts on what this one returns, and stays as it is.
 
@@ -74,8 +74,7 @@ def fit(
     n = len(lessons)
     A, B = start[0].copy(), start[1].copy()
     protect = ewc if ewc is not None and ewc.is_active else None
-    home = protect.anchor if protect is not None else None
-    prior: tuple[FloatArray | float, FloatArray | float] = (0.0, 0.0) if home is None else home
+    prior: tuple[FloatArray | float, FloatArray | float] = (0.0, 0.0) if protect is None else start
     pull = np.float32(_PRECISION * (1.0 + _FEW * len(centroids) / n) / n)
     decided = adapted(start, lessons.inputs)
     if above is not None:
@@ -96,9 +95,10 @@ def fit(
         gA = share * ((g @ B).T @ x) + pull * (A - prior[0])
         gB = share * (g.T @ hidden) + pull * (B - prior[1])
         if protect is not None:
-            keep_A, keep_B = protect.gradient(A, B)
-            gA += keep_A / np.float32(n)
-            gB += keep_B / np.float32(n)
+            keep_A, keep_B = protect.gradient(*composed((A, B), above))
+            rank = len(A)
+            gA += keep_A[:rank] / np.float32(n)
+            gB += pulled_back(above, keep_B[:, :rank].T).T / np.float32(n)
         fading = 0.5 * rate * (1.0 + math.cos(math.pi * step / steps))
         _adam(weights, (gA, gB), first, second, step, fading)
     return weights

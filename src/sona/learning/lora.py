@@ -29,6 +29,7 @@ __all__ = [
     "Factors",
     "MicroLoRA",
     "adapted",
+    "composed",
     "factors",
     "random_factors",
 ]
@@ -213,3 +214,11 @@ def factors(adapter: _core.LowRankAdapter) -> Factors:
 def adapted(f: Factors, x: FloatArray) -> FloatArray:
     """Return x + B A x for each row of x."""
     return np.asarray(x + (x @ f[0].T) @ f[1].T, np.float32)
+
+
+def composed(below: Factors, above: Factors | None) -> Factors:
+    """Return the one map that two adapters make; the rows of `below` come first."""
+    if above is None:
+        return below
+    (A, B), (above_A, above_B) = below, above
+    return np.concatenate([A, above_A]), np.concatenate([B + above_B @ (above_A @ B), above_B], 1)
