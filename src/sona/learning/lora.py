@@ -40,7 +40,7 @@ Factors: TypeAlias = tuple[FloatArray, FloatArray]
 #: Single outcomes are noisy: a sharper softmax lets only the close calls of a decision teach.
 MICRO_TEMPERATURE = 0.03
 #: Between 0.1 and 1 measured alike; undivided gradients lose half a point at rank 2.
-DAMPING = 0.3
+DAMPING = 0.1
 #: Nearest patterns that take part in a single outcome's step; more measure no better.
 MOST_IN_SIGHT = 16
 
