@@ -7,7 +7,11 @@
 ```json, toml, yaml    without a title must be well-formed
 
 Every other language is refused, so that no block is left unread. Lines that install are not run:
-what they install is what the tests run on; the extras that they name must exist.
+what they install is what the tests run on; the extras that they name must exist. `.ci/newcomer`
+runs those lines too, each page in an environment of its own.
+
+    python tests/docs_blocks.py PAGE                  run a page in the current folder
+    python tests/docs_blocks.py --installations PAGE  print its lines that install
 """
 
 from __future__ import annotations
@@ -50,7 +54,7 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
-def run_page(page: Path, extras: set[str]) -> None:
+def run_page(page: Path, known_extras: set[str]) -> None:
     """Run a page in the current folder; AssertionError names the block that fails."""
     names: dict[str, object] = {"__name__": "__docs__"}
     printed = ""
@@ -64,7 +68,7 @@ def run_page(page: Path, extras: set[str]) -> None:
             elif block.language == "python":
                 printed = _python(where, block, page, names)
             elif block.language in ("bash", "sh"):
-                printed = _bash(where, block.text, extras, groups)
+                printed = _bash(where, block.text, known_extras, groups)
             elif block.language == "json":
                 json.loads(block.text)
             elif block.language == "toml":
@@ -81,9 +85,9 @@ def _python(where: str, block: Block, page: Path, names: dict[str, object]) -> s
     return out.getvalue()
 
 
-def _bash(where: str, text: str, extras: set[str], groups: list[int]) -> str:
+def _bash(where: str, text: str, known_extras: set[str], groups: list[int]) -> str:
     for names in _EXTRA.findall(text):
-        unknown = set(names.split(",")) - extras
+        unknown = set(names.split(",")) - known_extras
         assert not unknown, f"{where}: no extra is called {unknown}"
     script = "\n".join(line for line in text.splitlines() if not _INSTALLS.search(line))
     # The tests' own installation comes first on the path, as an activated environment does.
@@ -122,3 +126,22 @@ def _background() -> Iterator[list[int]]:
         for group in groups:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGTERM)
+
+
+def installations(page: Path) -> list[str]:
+    """Return the lines of a page that install something."""
+    shell = [block.text for block in blocks(page) if block.language in ("bash", "sh")]
+    return [line for text in shell for line in text.splitlines() if _INSTALLS.search(line)]
+
+
+def extras(pyproject: Path) -> set[str]:
+    """Return the names of the extras."""
+    return set(tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"])
+
+
+if __name__ == "__main__":
+    page = Path(sys.argv[-1])
+    if "--installations" in sys.argv:
+        print("\n".join(installations(page)))
+    else:
+        run_page(page, extras(Path(__file__).parents[1] / "pyproject.toml"))

@@ -7,16 +7,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tests.docs_blocks import blocks, run_page
+from tests.docs_blocks import blocks, extras, run_page
 
 import sona
 
 MODULES = ("sona", "sona.federated", "sona.learning", "sona.training")
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-EXTRAS = set(
-    tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-)
+EXTRAS = extras(ROOT / "pyproject.toml")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))

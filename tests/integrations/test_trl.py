@@ -4,6 +4,7 @@ import json
 
 import datasets
 import pytest
+import trl.data_utils as trl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,7 +71,6 @@ def test_labels_use_every_outcome_whose_text_is_known(session, tmp_path):
 
 
 def test_trl_takes_both_as_they_are(session, tmp_path):
-    trl = pytest.importorskip("trl.data_utils")
     outcomes, texts = session
     spoken = {
         tag: ([{"role": "user", "content": p}], [{"role": "assistant", "content": c}])
