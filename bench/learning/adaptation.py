@@ -1,7 +1,7 @@
 """Do the adapters improve decisions on unseen queries, from right / wrong alone?
 
     python bench/learning/adaptation.py tiers --data FOLDER
-    python bench/learning/adaptation.py rivals | travel | early | shuffled --data FOLDER
+    python bench/learning/adaptation.py ablations | rivals | travel | early | shuffled --data FOLDER
 
 A bank has one pattern per label. Each query of a stream is decided by the nearest pattern; only
 whether that was right is fed back. Figures are accuracies on the test split, mean and standard
@@ -28,11 +28,14 @@ from adaptation_data import (
     task,
     unit,
 )
+from routing import patched
 
+from sona.learning import adaptation, consolidation, fitting
 from sona.learning.adaptation import Adaptation
 from sona.learning.signal import Lessons
 
 MICRO_OFF, BASE_OFF = {"micro_rate": 0.0}, {"base_rate": 0.0}
+EARLY = {"n": 500, "cycle": 100}
 
 
 def follow(
@@ -118,6 +121,34 @@ def tiers(args: argparse.Namespace) -> None:
     plot(args, data)
 
 
+def ablations(args: argparse.Namespace) -> None:
+    """Each component switched off; `gain` is the paired change against everything on."""
+    data = banking(folder(args))
+    tasks = [task(data, seed) for seed in range(args.seeds)]
+
+    def flat(units: np.ndarray, centroids: np.ndarray, lessons: Lessons) -> np.ndarray:
+        return np.zeros(len(centroids), np.float32)
+
+    plan: list[tuple[str, dict[str, float], list[tuple[object, str, object]]]] = [
+        ("everything on", {}, []),
+        ("micro-LoRA off", MICRO_OFF, []),
+        ("base-LoRA off", BASE_OFF, []),
+        ("EWC++ and rehearsal off", {"ewc_lambda": 0.0}, []),
+        ("rehearsal off", {}, [(adaptation, "_REHEARSAL", 0)]),
+        ("frequencies not explained away", {}, [(fitting, "pattern_prior", flat)]),
+        ("500 outcomes, everything on", EARLY, []),
+        ("500 outcomes, no cautious start", EARLY, [(adaptation, "_CAUTIOUS", 1)]),
+        ("500 outcomes, small fits not tried", EARLY, [(consolidation, "_CHECKED", 0)]),
+    ]
+    rows, on = [], []
+    for name, settings, changes in plan:
+        with patched(*changes):
+            values = [learned(t, seed, **settings) for seed, t in enumerate(tasks)]  # type: ignore[arg-type]
+        on = values if "everything on" in name else on
+        rows.append((name, values, on))
+    report(rows)
+
+
 def full_matrix(t: Task, seed: int) -> float:
     """The unconstrained map W, one SGD step per outcome, same signal."""
     W = np.eye(t.centroids.shape[1], dtype=np.float32)
@@ -149,10 +180,7 @@ def moved_centroids(t: Task, seed: int) -> float:
 
 def neighbours(t: Task, seed: int) -> float:
     """The 5 nearest confirmed queries and the bank vote, weighted by similarity."""
-    choice = np.argmax(t.stream @ t.centroids.T, axis=1)
-    kept = choice == t.labels
-    rows = np.concatenate([t.centroids, t.stream[kept]])
-    labels = np.concatenate([np.arange(len(t.centroids)), choice[kept]])
+    rows, labels = confirmed(t)
     z = t.test @ rows.T
     near = np.argpartition(-z, 5, axis=1)[:, :5]
     votes = np.zeros((len(t.test), len(t.centroids)))
@@ -162,14 +190,34 @@ def neighbours(t: Task, seed: int) -> float:
     return float((votes.argmax(axis=1) == t.test_labels).mean())
 
 
+def confirmed(t: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and labels that a learner with labels may use: the bank and the confirmed queries."""
+    choice = np.argmax(t.stream @ t.centroids.T, axis=1)
+    kept = choice == t.labels
+    x = np.concatenate([t.centroids, t.stream[kept]])
+    return x, np.concatenate([np.arange(len(t.centroids)), choice[kept]])
+
+
+def means(t: Task, seed: int) -> float:
+    """Per-pattern means of the bank and the confirmed queries."""
+    x, y = confirmed(t)
+    moved = unit(np.stack([x[y == label].mean(axis=0) for label in range(len(t.centroids))]))
+    return float((np.argmax(t.test @ moved.T, axis=1) == t.test_labels).mean())
+
+
+def ridge(t: Task, seed: int) -> float:
+    """Ridge regression on one-hot labels of the confirmed queries and the bank."""
+    x, y = confirmed(t)
+    gram = x.T @ x + np.eye(x.shape[1], dtype=np.float32)
+    weights = np.linalg.solve(gram, x.T @ np.eye(len(t.centroids), dtype=np.float32)[y])
+    return float((np.argmax(t.test @ weights, axis=1) == t.test_labels).mean())
+
+
 def logistic(t: Task, seed: int) -> float:
     """Logistic regression on the confirmed queries and the bank."""
     from sklearn.linear_model import LogisticRegression
 
-    choice = np.argmax(t.stream @ t.centroids.T, axis=1)
-    kept = choice == t.labels
-    x = np.concatenate([t.centroids, t.stream[kept]])
-    y = np.concatenate([np.arange(len(t.centroids)), choice[kept]])
+    x, y = confirmed(t)
     model = LogisticRegression(C=10.0, max_iter=200).fit(x, y)
     return float((model.predict(t.test) == t.test_labels).mean())
 
@@ -184,6 +232,8 @@ def rivals(args: argparse.Namespace) -> None:
         ("full matrix, same signal, online", full_matrix),
         ("centroids moved, no adapter", moved_centroids),
         ("5 nearest confirmed queries", neighbours),
+        ("per-pattern means of confirmed queries", means),
+        ("ridge regression on confirmed queries", ridge),
         ("logistic regression on confirmed queries", logistic),
     ]
     rows = [("frozen", frozen, frozen)]
@@ -278,7 +328,7 @@ def plot(args: argparse.Namespace, data: Labelled) -> None:
 
 
 if __name__ == "__main__":
-    questions = {f.__name__: f for f in (tiers, rivals, travel, early, shuffled)}
+    questions = {f.__name__: f for f in (tiers, ablations, rivals, travel, early, shuffled)}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from adaptation_data import Task, add_data_options, banking, folder, task, unit
 
-from sona.learning import adaptation
+from sona.learning import consolidation
 from sona.learning.adaptation import Adaptation
 from sona.learning.ewc import OnlineEWC
 from sona.learning.fitting import fit
@@ -156,10 +156,11 @@ def main() -> None:
     add_data_options(parser)
     parser.add_argument("--grouping", choices=["similar", "random"], default="similar")
     parser.add_argument("--cycles", type=int, default=1, help="background cycles per group")
+    parser.add_argument("--method", action="append", choices=[m.name for m in METHODS])
     parser.add_argument("--always-adopt", action="store_true", help="skip the check of small fits")
     args = parser.parse_args()
     if args.always_adopt:
-        adaptation._CHECKED = 0
+        consolidation._CHECKED = 0
     data = banking(folder(args))
     rows = len(data.train)
     tasks = [task(data, seed, n=rows) for seed in range(args.seeds)]
@@ -168,11 +169,11 @@ def main() -> None:
     print(f"{args.grouping} groups, {args.cycles} cycle(s) each, frozen {frozen:.3f}")
     print(f"{'':34s} {'final':>14s} {'closed':>7s} {'last gain':>10s} {'of unprot.':>10s} bounds")
     results: dict[str, np.ndarray] = {}
-    for method in METHODS:
+    for method in [m for m in METHODS if args.method is None or m.name in args.method]:
         runs = [run(method, t, parts[s], s, args.cycles) for s, t in enumerate(tasks)]
         results[method.name] = np.array(runs)
         final, gain, bounds = results[method.name].mean(axis=0)
-        joint = results["joint training"][:, 0].mean()
+        joint = results["joint training"][:, 0].mean() if "joint training" in results else final
         none = results.get("unprotected")
         floor = joint if none is None else none[:, 0].mean()
         closed = (final - floor) / (joint - floor) if none is not None else float("nan")

@@ -17,7 +17,7 @@ from adaptation_data import Task, add_data_options, banking, folder, task
 from sona.learning.adaptation import Adaptation
 from sona.learning.signal import Lessons
 
-CYCLE = 20_000
+CYCLE = 50_000
 Reward = Callable[[float, int, np.random.Generator], float]
 
 KINDS: dict[str, tuple[Reward, int]] = {
@@ -40,6 +40,7 @@ def run(kind: str, t: Task, steps: int, seed: int) -> tuple[float, float, float]
     """Return the accuracy at the end, the worst seen, the largest weight."""
     reward, honest = KINDS[kind]
     a = Adaptation(t.centroids.shape[1], seed=seed)
+    values = t.values
     rng = np.random.default_rng(seed)
     rows = np.full(steps, 5) if "repeated" in kind else rng.integers(0, len(t.stream), steps)
     chosen, quality = np.zeros(steps, np.int64), np.zeros(steps, np.float32)
@@ -51,7 +52,7 @@ def run(kind: str, t: Task, steps: int, seed: int) -> tuple[float, float, float]
         chosen[i] = np.argmax(t.centroids @ a.apply(x))
         hit = float(chosen[i] == t.labels[row])
         quality[i] = hit if i < honest else reward(hit, int(chosen[i]), rng)
-        a.learn(x, t.centroids, t.values[chosen[i]], float(quality[i]))
+        a.learn(x, t.centroids, values[chosen[i]], float(quality[i]))
         if i + 1 in checks:
             worst = min(worst, t.accuracy(a.apply(t.test)))
             weights = (np.abs(a.micro.weights).max(), np.abs(a.base(0).weights).max())

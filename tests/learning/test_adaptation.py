@@ -53,6 +53,28 @@ def test_both_tiers_beat_either_alone_on_unseen_queries(labelled_task) -> None:
     assert mean["both"] > max(mean["micro"], mean["base"]) + 0.01
 
 
+def test_each_tier_of_one_engine_helps_alone_and_both_help_more(labelled_task) -> None:
+    gains = np.zeros(3)
+    for seed in range(3):
+        task = labelled_task(seed, labels=24, n=1_500, conflict=0.3)
+        a = Adaptation(task.dim, 2, 8, seed=seed)
+        _stream(a, task, 1_500, tick=500)
+        frozen = task.accuracy(lambda x: x)
+        each = [task.accuracy(apply) for apply in (a.micro.apply, a.base(0).apply, a.apply)]
+        gains += (np.array(each) - frozen) / 3
+    assert gains.min() > 0.02
+    assert gains[2] > gains[:2].max()
+
+
+def test_the_first_outcomes_do_no_harm(labelled_task) -> None:
+    for seed in range(4):
+        task = labelled_task(seed, labels=24)
+        for n in (50, 150, 400):
+            a = Adaptation(task.dim, seed=seed)
+            _stream(a, task, n, tick=0)
+            assert _gain(task, a) >= -0.01, (seed, n)
+
+
 def test_base_lora_output_changes_and_the_record_says_so(labelled_task) -> None:
     task = labelled_task(0)
     fresh = _frozen_lessons(task, 400)

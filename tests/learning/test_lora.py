@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sona.errors import DTypeError, NonFiniteError, RangeError, ShapeError
 from sona.learning.fitting import fit
-from sona.learning.lora import BaseLoRA, MicroLoRA, random_factors
+from sona.learning.lora import BaseLoRA, MicroLoRA, adapted, composed, random_factors
 from sona.learning.signal import Lessons, cross_entropy, decide, unit
 
 
@@ -169,3 +169,30 @@ def test_fit_is_reproducible_and_survives_few_lessons(labelled_task) -> None:
         for a, b in zip(first, second, strict=True):
             np.testing.assert_array_equal(a, b)
             assert np.isfinite(a).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), rank=st.integers(1, 5), above=st.integers(1, 3))
+def test_two_adapters_compose_to_one(seed: int, rank: int, above: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = (
+        tuple(rng.standard_normal((2, n, 12)).astype(np.float32) / 4) for n in (rank, above)
+    )
+    (A, B), (C, D) = first, second
+    x = rng.standard_normal((6, 12)).astype(np.float32)
+    whole = adapted(composed((A, B.T), (C, D.T)), x)
+    np.testing.assert_allclose(whole, adapted((C, D.T), adapted((A, B.T), x)), atol=1e-4)
+    np.testing.assert_array_equal(adapted(composed((A, B.T), None), x), adapted((A, B.T), x))
+
+
+def test_an_adapter_beneath_another_learns_what_is_left(labelled_task) -> None:
+    task = labelled_task(0)
+    chosen = np.argmax(task.X @ task.C.T, axis=1)
+    lessons = Lessons(task.X, task.values, chosen, (chosen == task.y).astype(np.float32))
+    rng = np.random.default_rng(0)
+    above = fit(random_factors(task.dim, 1, 0), lessons, task.C, 0.003, rng)
+    below = fit(random_factors(task.dim, 2, 1), lessons, task.C, 0.003, rng, above=above)
+    alone = task.accuracy(lambda x: adapted(above, x))
+    both = task.accuracy(lambda x: adapted(above, adapted(below, x)))
+    assert alone > task.accuracy(lambda x: x)
+    assert both > alone
