@@ -13,6 +13,7 @@ from tests.federated.network.fleet import (
     one_over,
 )
 
+from sona.cli import main
 from sona.errors import RangeError
 from sona.federated.network import Forwarding, Link, Node
 
@@ -122,3 +123,39 @@ def test_what_is_refused_above_does_not_hold_up_the_rest(caplog):
         north.publish()
         assert held(top) == [export(0).export_id, export(2).export_id]
     assert caplog.text.count("was refused above") == 1
+
+
+@pytest.mark.parametrize("at", ["global", "north"])
+def test_who_is_withdrawn_anywhere_is_withdrawn_everywhere(at):
+    above, here, there = endpoint(), endpoint(), endpoint()
+    with (
+        Node(coordinator("global"), [above], security=OFF) as top,
+        region("north", here, above) as north,
+        region("south", there, above) as south,
+    ):
+        north.take_in(export(1))
+        south.take_in(export(2))
+        for node in (north, south):
+            node.publish()
+        {"global": top, "north": north}[at].coordinator.withdraw("agent-1")
+        eventually(lambda: held(top.coordinator) == held(south.coordinator))
+        eventually(lambda: held(north.coordinator) == [])
+        # It is handed in again where nobody has heard of it, and stays out all the same.
+        eventually(lambda: south.coordinator.withdrawn == ["agent-1"])
+        assert south.take_in(export(1)).ruling == "withdrawn"
+        assert knowledge(top.coordinator) == one_over([export(2)])
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("coordinator --region north --insecure", "--region and --upstream go together"),
+        ("coordinator --insecure --listen tcp/0.0.0.0:7447", "loopback only"),
+        ("coordinator --security missing.toml", "No such file"),
+        ("peer --name a --neighbour nowhere --insecure", "tcp/HOST:PORT"),
+    ],
+)
+def test_commands_say_what_is_missing(line, match, tmp_path, capsys):
+    store = str(tmp_path / "x.db")
+    assert main([*line.split(), "--listen", endpoint(), "--store", store]) == 1
+    assert match in capsys.readouterr().err

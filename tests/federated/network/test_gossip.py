@@ -76,6 +76,23 @@ def test_one_neighbour_that_is_away_holds_nobody_up():
         assert held(first.coordinator) == [export(1).export_id]
 
 
+def test_a_withdrawal_travels_round_the_ring():
+    wheres = [endpoint() for _ in range(3)]
+    peers = [peer(number, wheres, [(number + 1) % 3]) for number in range(3)]
+    for number in (1, 2):
+        peers[0].take_in(export(number))
+    for _ in range(2):
+        for node in peers:
+            node.publish()
+    peers[0].coordinator.withdraw("agent-1")
+    for _ in range(2):
+        for node in peers:
+            node.publish()
+    for node in peers:
+        assert held(node.coordinator) == [export(2).export_id]
+        node.close()
+
+
 def test_a_peer_needs_a_neighbour():
     with pytest.raises(LinkError, match="`neighbours`"):
         Gossip([], "lonely", security=OFF)

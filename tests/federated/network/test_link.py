@@ -234,6 +234,15 @@ def test_attempts_back_off_with_jitter(monkeypatch):
     assert list(attempts(0.0)) == [0.0]  # once, at least
 
 
+def test_a_message_that_the_node_would_drop_is_refused_here(star, monkeypatch):
+    monkeypatch.setattr("sona.federated.network.line.MAX_MESSAGE", 1_000)
+    with (
+        Link(star[0], "agent-1", security=OFF) as link,
+        pytest.raises(RangeError, match="at most 1000 bytes"),
+    ):
+        link.submit(export(1))
+
+
 FORK = """
     import os, sys
     from sona.federated.network import Link, Node, Security

@@ -13,7 +13,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sona.errors import ForkError, LinkError, MissingExtraError, SecurityError, UnansweredError
+from sona.errors import (
+    ForkError,
+    LinkError,
+    MissingExtraError,
+    RangeError,
+    SecurityError,
+    UnansweredError,
+)
 from sona.federated.network import keys
 from sona.federated.network.messages import read_refusal
 from sona.federated.network.security import Security
@@ -25,7 +32,8 @@ __all__ = ["Line"]
 
 _ENDPOINT = re.compile(r"(tcp|tls)/(.+):(\d{1,5})")
 _LOOPBACK = re.compile(r"localhost|\[::1\]|127(\.\d{1,3}){3}")
-# A larger message is dropped by the receiver before it is assembled.
+# What is larger is refused here, and dropped by the receiver before it is assembled; the key and
+# Zenoh's own head come on top.
 MAX_MESSAGE = 64 << 20
 
 # Zenoh's runtime is threads, and threads do not survive a fork: a child of a process that has
@@ -120,13 +128,25 @@ class Line:
         ------
         UnansweredError
             If none came: nobody is there, it took too long, or access was denied.
+        RangeError
+            If the payload is larger than 64 MiB.
         SonaError
             What the node raised, where asking again would not help.
         """
+        if len(payload) > MAX_MESSAGE:
+            raise RangeError(
+                f"a message must have at most {MAX_MESSAGE} bytes; {key!r} got {len(payload)}"
+            )
         try:
-            replies = self.session().get(key, payload=payload, timeout=timeout_s)
+            session = self.session()
         except LinkError as error:
             raise UnansweredError(str(error)) from error
+        import zenoh
+
+        try:
+            replies = session.get(key, payload=payload, timeout=timeout_s)
+        except zenoh.ZError as error:  # the session was closed meanwhile
+            raise UnansweredError(f"{key!r} could not be asked: {error}") from error
         why = f"nobody answers {key!r} at {self._where}, or access is denied"
         for reply in replies:
             if reply.ok is not None:
@@ -182,7 +202,7 @@ def _settings(listen: list[str], connect: list[str], security: Security) -> Mapp
         "connect/endpoints": connect,
         # A node that learns may leave a burst waiting: a full queue is no reason to hang up.
         "transport/link/tx/queue/congestion_control/block/wait_before_close": 60_000_000,
-        "transport/link/rx/max_message_size": MAX_MESSAGE,
+        "transport/link/rx/max_message_size": MAX_MESSAGE + (1 << 20),
         "transport/link/protocols": ["tls" if security.is_on else "tcp"],
         "transport/unicast/max_sessions": 10_000,
         "transport/unicast/accept_pending": 1_000,

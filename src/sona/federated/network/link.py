@@ -103,9 +103,9 @@ class Link(Topology):
             if spooled:
                 raise UnansweredError(f"{error}; it lies in the spool now") from None
             raise
-        except SonaError:
+        except SonaError as error:
             if self._spool is not None and spooled:
-                self._spool.discard(export)
+                self._spool.set_aside(export, str(error))
             raise
         if self._spool is not None:
             if spooled:

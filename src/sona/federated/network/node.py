@@ -161,17 +161,17 @@ class Node:
         return msgspec.json.encode(self.take_in(AgentExport.from_bytes(payload)))
 
     def _warm_start(self, key: str, payload: bytes) -> bytes:
-        k = wire.decode_json(payload, int) if payload else None
-        inherited = self._inherited
-        if k is None and inherited is not None:
-            own = self.coordinator.warm_start()
-            return (inherited if inherited.version >= own.version else own).to_bytes()
-        if k is not None:
-            return self.coordinator.warm_start(k).to_bytes()
-        # A fleet that starts at one moment asks for one thing. A consolidation changes the engine.
-        known, warm = (self.coordinator.master_engine, self._learned), self._warm
+        if payload:
+            return self.coordinator.warm_start(wire.decode_json(payload, int)).to_bytes()
+        # A fleet that starts at one moment asks for one thing: it is written once, until something
+        # was learned here or above. A consolidation changes the engine.
+        known = (self.coordinator.master_engine, self._learned, self._inherited)
+        warm = self._warm
         if warm is None or warm[0] != known:
-            warm = self._warm = (known, self.coordinator.warm_start().to_bytes())
+            best, inherited = self.coordinator.warm_start(), known[2]
+            if inherited is not None and inherited.version >= best.version:
+                best = inherited
+            warm = self._warm = (known, best.to_bytes())
         return warm[1]
 
     def _ledger(self, key: str, payload: bytes) -> bytes:
