@@ -80,6 +80,8 @@ class SonaEngine:
         self._config = config = SonaConfig() if config is None else config
         self._dim = config.embedding_dim_
         self._adapts_queries = config.hidden_dim == config.embedding_dim_
+        self._learns_at_once = self._adapts_queries and config.micro_lora_lr > 0.0
+        self._threshold = config.quality_threshold
         self._lock = threading.RLock()
         self._enabled = True
         self._router = Router(
@@ -154,7 +156,8 @@ class SonaEngine:
                 "`trajectory` must come from begin_trajectory; got " + type(trajectory).__name__
             )
         built = trajectory.build(self, quality)
-        return built if self.absorb(built) else None
+        learned = self.absorb(built.embedding, built.quality, built.route, built.steps)
+        return built if learned else None
 
     def submit_trajectory(self, trajectory: Trajectory) -> None:
         """Learn from a finished trajectory that was built elsewhere.
@@ -170,30 +173,19 @@ class SonaEngine:
             If a value is refused; the engine is as it was.
         """
         hidden_dim, route = self._config.hidden_dim, trajectory.route
-        checked = Trajectory(
+        self.absorb(
             _core.as_vector(trajectory.embedding, self._dim, "trajectory.embedding"),
             check_number("trajectory.quality", trajectory.quality, 0.0, 1.0),
             route if route is None else check_text("trajectory.route", route),
-            trajectory.context,
-            tuple(
+            [
                 Step(
                     _core.as_vector(step.activations, hidden_dim, "trajectory.steps"),
                     check_number("trajectory.steps", step.reward, 0.0, 1.0),
                     step.layer,
                 )
                 for step in trajectory.steps
-            ),
-            trajectory.timestamp,
+            ],
         )
-        self.absorb(checked)
-
-    def absorb(self, trajectory: Trajectory) -> bool:
-        """Learn from a trajectory whose values were checked already; False if switched off."""
-        if not self._enabled:
-            return False
-        with self._lock:
-            self._absorb(trajectory)
-        return True
 
     def submit_sketch(self, summary: Sketch) -> None:
         """Learn from what many outcomes amount to; adapters learn nothing from it.
@@ -218,6 +210,16 @@ class SonaEngine:
             self._queries.bank.absorb(summary, threshold)
             for _, _, quality, count in summary.outcomes():
                 self._tally.count(quality, quality >= threshold, int(count))
+
+    def absorb(
+        self, embedding: FloatArray, quality: float, route: str | None, steps: Sequence[Step]
+    ) -> bool:
+        """Learn from the parts of a trajectory that were checked already; False if switched off."""
+        if not self._enabled:
+            return False
+        with self._lock:
+            self._absorb(embedding, quality, route, steps)
+        return True
 
     # Adapting
 
@@ -620,33 +622,37 @@ class SonaEngine:
 
     # The two loops' inner parts; the caller holds the lock
 
-    def _absorb(self, trajectory: Trajectory) -> None:
-        unit = _core.unit_rows(trajectory.embedding)
-        route, quality = trajectory.route, trajectory.quality
-        accepted = quality >= self._config.quality_threshold
-        bank, similarities = self._queries.bank, None
-        if self._adapts_queries and len(bank) > 1 and self._config.micro_lora_lr > 0.0:
+    def _absorb(
+        self, embedding: FloatArray, quality: float, route: str | None, steps: Sequence[Step]
+    ) -> None:
+        unit = _core.unit_rows(embedding)
+        accepted = quality >= self._threshold
+        memory = self._queries
+        bank = memory.bank
+        learns = self._learns_at_once and len(bank) > 1
+        if learns:
             # Before the outcome is counted: the bank must not have seen what it is asked.
-            similarities = np.empty(len(bank), np.float32)
-            self._adaptation.learn(unit, bank.centroids, bank.values(route), quality, similarities)
-            self._tally.updates += 1
-        self._queries.observe(unit, route, quality, accepted, similarities)
+            self._adaptation.learn(
+                unit, bank.centroids, bank.expect(route), quality, bank.similarities
+            )
+        memory.observe(unit, route, quality, accepted, learns)
         if route is not None:
             self._router.observe(unit, route, quality)
-        for step in trajectory.steps:
-            self._absorb_step(trajectory, step)
+        for step in steps:
+            self._absorb_step(embedding, route, step)
+        self._tally.updates += learns
         self._tally.count(quality, accepted)
 
-    def _absorb_step(self, trajectory: Trajectory, step: Step) -> None:
+    def _absorb_step(self, embedding: FloatArray, route: str | None, step: Step) -> None:
         key = _layer_key(step.layer)
         memory = self._layers.get(key)
         if memory is None:
-            if step.layer == 0 and _core.same_vector(step.activations, trajectory.embedding):
+            if step.layer == 0 and _core.same_vector(step.activations, embedding):
                 return  # the state of layer 0 is the query itself, which was learned already
             memory = self._layers[key] = self._new_layer(self._config.hidden_dim)
             self._generation += 1
-        accepted = step.reward >= self._config.quality_threshold
-        memory.observe(_core.unit_rows(step.activations), trajectory.route, step.reward, accepted)
+        accepted = step.reward >= self._threshold
+        memory.observe(_core.unit_rows(step.activations), route, step.reward, accepted)
 
     def _fit(self, key: LayerKey, memory: LayerMemory) -> Fitted:
         if len(memory.bank) < 2 or not len(memory):  # nothing to tell apart, or to learn from

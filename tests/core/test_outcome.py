@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sona._core import reference
+from sona._core import aligned_zeros, reference
 from sona.errors import DTypeError, NonFiniteError, RangeError, ShapeError
 
 START = (20.0, 0.5, 0.5, 0.1, 0.1, 0.03, 0.15, 0.4, 200.0)
@@ -238,3 +238,52 @@ def test_rows_are_stored_and_compared(backend: ModuleType, dim: int) -> None:
     assert not rows[[0, 2]].any()
     with pytest.raises(RangeError, match="`row`"):
         backend.store_row(rows, 3, x)
+
+
+def test_levels_and_runs_follow_the_reference(backend: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    rooms = []
+    for _ in range(2):
+        levels = np.zeros((3, 6))
+        levels[:, :2] = np.nan, 20.0
+        levels[1, 0], levels[2, 4:] = 0.6, (1.0, 8.0)
+        rooms.append((levels, np.array([1.0, 2.0, 0.25]), np.zeros((3, 8))))
+    alarms = 0
+    for order in range(600):
+        route, good = int(rng.integers(3)), 0.8 if order < 400 else 0.1
+        outcome = (route, float(rng.random() < good), 1.0 + order % 2, order, 0.5, 18.0, 2.0)
+        mine, theirs = (
+            module.follow(*room, *outcome)
+            for module, room in zip((backend, reference), rooms, strict=True)
+        )
+        assert mine == theirs
+        assert not mine or order > 400
+        alarms += mine == 2
+        for a, b in zip(*rooms, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+        if mine:
+            for _, _, runs in rooms:
+                runs[route] = 0.0
+    assert alarms >= 3
+    with pytest.raises(RangeError, match="`route`"):
+        backend.follow(*rooms[0], 3, 1.0, 1.0, 0, 0.5, 18.0, 2.0)
+
+
+def test_an_outcome_is_put_where_a_search_finds_it(backend: ModuleType, dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    rows, codes = aligned_zeros((200, dim)), backend.RowCodes(200, dim)
+    whole, real = np.zeros((2, 200), np.int64), np.zeros((4, 200))
+    units = unit(rng.standard_normal((200, dim)))
+    columns = rows, codes, whole, real
+    for i in range(200):
+        backend.put_outcome(*columns, i, units[i].copy(), i % 3, 1_000 + i, 0.25, 2.0, 0.5)
+    np.testing.assert_array_equal(rows, units)
+    assert whole[:, 7].tolist() == [1, 1_007]
+    assert real[:3, 7].tolist() == [0.25, 2.0, 0.5]
+    assert np.isnan(real[3]).all()
+    _, similarities = backend.top_k(rows, 200, units, 1, 1, codes)
+    np.testing.assert_allclose(similarities[:, 0], 1.0, atol=1e-5)
+    with pytest.raises(RangeError, match="`row`"):
+        backend.put_outcome(*columns, 200, units[0].copy(), 0, 0, 0.0, 1.0, 1.0)
+    with pytest.raises(ShapeError, match="`unit`"):
+        backend.put_outcome(*columns, 0, np.ones(dim + 1, np.float32), 0, 0, 0.0, 1.0, 1.0)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sona.errors import RangeError
-from sona.learning.levels import Drift
+from sona.learning.levels import Levels
 from sona.learning.routing import Router
 from sona.learning.sketch import sketch
 
@@ -149,10 +149,10 @@ def test_leaves_a_route_that_turned_bad_within_sixty_requests(rng):
 
 
 def test_steady_outcomes_raise_no_alarm(rng):
-    drift = Drift()
-    drift.grow(1)
-    errors = (rng.random(50_000) < 0.7) - 0.7
-    assert not any(drift.add(0, e / 0.46, e, i) for i, e in enumerate(errors.tolist()))
+    levels = Levels()
+    levels.grow(1)
+    outcomes = (rng.random(50_000) < 0.7).astype(float).tolist()
+    assert not any(levels.follow(0, quality, 1.0, i) for i, quality in enumerate(outcomes))
 
 
 def test_tells_a_random_log_from_one_that_looked_at_the_query(rng):
@@ -234,3 +234,27 @@ def test_expectations_stay_inside_and_same_input_gives_same_bits(log, learn):
 def test_refuses_to_decide_between_nothing():
     with pytest.raises(RangeError, match="`routes`"):
         Router(DIM).decide(np.ones(DIM, np.float32))
+
+
+def test_a_new_topic_is_not_a_turn_of_the_route(rng):
+    """Harder queries of a kind never seen: the route does worse, and has not become worse."""
+    old, new = np.eye(2, DIM, dtype=np.float32)
+    router = Router(DIM)
+    for x in near(rng, old, 400, 0.05):
+        router.observe(x, "a", float(rng.random() < 0.95))
+        router.observe(x, "b", 0.5)
+    for x in near(rng, new, 80, 0.05):
+        router.observe(x, "a", float(rng.random() < 0.1))
+    assert not router._levels.turned
+    assert all(router.decide(x).route == "a" for x in near(rng, old, 20, 0.05))
+
+
+def test_a_turn_is_followed_without_a_decision_in_between(rng):
+    """A log that is read in one go; the memory is so large that few outcomes are looked up."""
+    router = Router(DIM)
+    for i in range(3_000):
+        bad = i >= 2_700
+        router.observe(directions(rng, 1)[0], "a", float(rng.random() < (0.2 if bad else 0.9)))
+        router.observe(directions(rng, 1)[0], "b", float(rng.random() < 0.6))
+    decided = [router.decide(x).route for x in directions(rng, 50)]
+    assert decided.count("b") >= 45

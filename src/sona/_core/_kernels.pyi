@@ -107,6 +107,31 @@ def count_outcome(
 ) -> None: ...
 def settle(sums: npt.NDArray[np.float64], centroids: FloatArray) -> None: ...
 def store_row(rows: FloatArray, row: int, x: FloatArray) -> None: ...
+def follow(
+    levels: npt.NDArray[np.float64],
+    overall: npt.NDArray[np.float64],
+    runs: npt.NDArray[np.float64],
+    route: int,
+    quality: float,
+    weight: float,
+    order: int,
+    slack: float,
+    threshold: float,
+    limit: float,
+) -> int: ...
+def put_outcome(
+    rows: FloatArray,
+    codes: RowCodes,
+    whole: npt.NDArray[np.int64],
+    real: npt.NDArray[np.float64],
+    row: int,
+    unit: FloatArray,
+    route: int,
+    order: int,
+    quality: float,
+    weight: float,
+    length: float,
+) -> None: ...
 def same_vector(x: FloatArray, y: FloatArray) -> bool: ...
 def unit_rows(x: FloatArray) -> FloatArray: ...
 def assign(

@@ -6,7 +6,7 @@
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport PyObject, Py_DECREF
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -97,6 +97,10 @@ cdef extern from "core.h" namespace "sona" nogil:
         const float* similarities, Py_ssize_t n, const double* outcomes, bint accepted, float same,
         bint room, bint by_route)
     void _count_outcome "sona::count_outcome"(double quality, double* outcomes)
+    cdef struct Alarm:
+        double slack, threshold, limit
+    int _follow "sona::follow"(double* level, double* overall, double* run, double quality,
+                               double weight, double order, const Alarm& alarm)
     void _join_cell "sona::join_cell"(
         const float* unit, Py_ssize_t dim, double* sum, double* size, float* centroid)
     bint _assign "sona::assign"(
@@ -522,6 +526,44 @@ def store_row(rows, row, x):
         contracts.check_store_row(rows, row, x)
     dim = sona_dim(rows, 1)
     memcpy(<float*>sona_data(rows) + place * dim, sona_data(x), dim * sizeof(float))
+
+
+def follow(levels, overall, runs, route, quality, weight, order, slack, threshold, limit):
+    cdef Py_ssize_t place = route
+    cdef Alarm alarm
+    if not (sona_is_ready_out(levels, NPY_FLOAT64, 2) and sona_dim(levels, 1) == 6
+            and sona_is_ready_out(overall, NPY_FLOAT64, 1) and sona_dim(overall, 0) == 3
+            and sona_is_ready_out(runs, NPY_FLOAT64, 2) and sona_dim(runs, 1) == 8
+            and 0 <= place < sona_dim(levels, 0) and place < sona_dim(runs, 0)):
+        contracts.check_follow(levels, overall, runs, route)
+    alarm.slack, alarm.threshold, alarm.limit = slack, threshold, limit
+    return _follow(<double*>sona_data(levels) + 6 * place, <double*>sona_data(overall),
+                   <double*>sona_data(runs) + 8 * place, quality, weight, order, alarm)
+
+
+def put_outcome(rows, codes, whole, real, row, unit, route, order, quality, weight, length):
+    cdef Py_ssize_t place = row, dim, room, width
+    cdef int64_t* numbers
+    cdef double* values
+    code_array, scales, errors = codes.codes, codes.scales, codes.errors
+    if not (sona_is_ready_out(rows, NPY_FLOAT32, 2) and sona_is_ready(unit, NPY_FLOAT32, 1)
+            and sona_dim(unit, 0) == sona_dim(rows, 1) and 0 <= place < sona_dim(rows, 0)
+            and sona_is_ready_out(whole, NPY_INT64, 2) and sona_dim(whole, 0) == 2
+            and sona_is_ready_out(real, NPY_FLOAT64, 2) and sona_dim(real, 0) == 4
+            and place < sona_dim(whole, 1) and sona_dim(whole, 1) == sona_dim(real, 1)
+            and sona_is_ready_out(code_array, NPY_INT8, 2)
+            and sona_dim(code_array, 0) == sona_dim(rows, 0)
+            and sona_dim(code_array, 1) == (sona_dim(rows, 1) + 63) // 64 * 64):
+        contracts.check_put_outcome(rows, codes, whole, real, row, unit)
+    dim, room, width = sona_dim(rows, 1), sona_dim(whole, 1), sona_dim(code_array, 1)
+    memcpy(<float*>sona_data(rows) + place * dim, sona_data(unit), dim * sizeof(float))
+    _encode_rows(<const float*>sona_data(unit), 1, dim, width,
+                 <int8_t*>sona_data(code_array) + place * width,
+                 <float*>sona_data(scales) + place, <float*>sona_data(errors) + place)
+    numbers = <int64_t*>sona_data(whole) + place
+    numbers[0], numbers[room] = route, order
+    values = <double*>sona_data(real) + place
+    values[0], values[room], values[2 * room], values[3 * room] = quality, weight, length, NAN
 
 
 def same_vector(x, y):

@@ -120,6 +120,27 @@ def check_store_row(rows: Any, row: int, x: Any) -> None:
     require_count(row, 0, n - 1, "row")
 
 
+def check_follow(levels: Any, overall: Any, runs: Any, route: int) -> None:
+    n = _shape(levels, 2, "levels")[0]
+    require(levels, (n, 6), np.float64, "levels", writable=True)
+    require(overall, (3,), np.float64, "overall", writable=True)
+    require(runs, (n, 8), np.float64, "runs", writable=True)
+    require_count(route, 0, n - 1, "route")
+
+
+def check_put_outcome(
+    rows: Any, codes: RowCodes, whole: Any, real: Any, row: int, unit: Any
+) -> None:
+    n, dim = _shape(rows, 2, "rows")
+    room = _shape(whole, 2, "whole")[1]
+    require(rows, (n, dim), np.float32, "rows", writable=True)
+    _check_codes(codes, n, dim)
+    require(whole, (2, room), np.int64, "whole", writable=True)
+    require(real, (4, room), np.float64, "real", writable=True)
+    require(unit, (dim,), np.float32, "unit")
+    require_count(row, 0, min(n, room) - 1, "row")
+
+
 def check_same_vector(x: Any, y: Any) -> None:
     for value, name in ((x, "x"), (y, "y")):
         require(value, _shape(value, 1, name), np.float32, name)

@@ -68,6 +68,14 @@ Index choose_cell(const float* similarities, Index n, const double* outcomes, bo
 void count_outcome(double quality, double* outcomes) noexcept;
 void join_cell(const float* unit, Index dim, double* sum, double* size, float* centroid) noexcept;
 
+// How good a route is and whether it has turned (see Levels in learning/levels.py).
+struct Alarm {
+    double slack, threshold, limit;
+};
+// Counts one outcome in; 1 or 2 where the route seems to have turned better or worse, else 0.
+int follow(double* level, double* overall, double* run, double quality, double weight,
+           double order, const Alarm& alarm) noexcept;
+
 // Rounded copies of rows: row ~ scale * codes, off by a vector of length `error` at most.
 struct Codes {
     const int8_t* codes;

@@ -8,6 +8,8 @@ squares, per cell; the last row is for outcomes that came before there was a cel
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -130,6 +132,65 @@ def store_row(rows: FloatArray, row: int, x: FloatArray) -> None:
     """Copy a vector of shape (dim,) into a row of shape (n, dim)."""
     contracts.check_store_row(rows, row, x)
     rows[row] = x
+
+
+def follow(
+    levels: _Floats,
+    overall: _Floats,
+    runs: _Floats,
+    route: int,
+    quality: float,
+    weight: float,
+    order: int,
+    slack: float,
+    threshold: float,
+    limit: float,
+) -> int:
+    """Count an outcome in the level of its route, and notice when the route turns.
+
+    Parameters
+    ----------
+    levels : ndarray of float64, shape (n, 6)
+        Per route: prior mean (NaN: the overall one) and how many outcomes it is worth; total and
+        count of outcomes; sum and weight of what a model said of some of them, whose mean is
+        taken off each, shrunk by 4 more of 0.
+    overall : ndarray of float64, shape (3,)
+        Total and count of all outcomes, and their squared errors.
+    runs : ndarray of float64, shape (n, 8)
+        Per route and side (better, worse): cumulative sum of scaled errors, length, sum of errors
+        and order of the first outcome of the run.
+    route : int
+    quality, weight : float
+        Mean of `weight` outcomes.
+    order : int
+        Of the outcome among all.
+    slack, threshold, limit : float
+        Of the cumulative sums; see :class:`sona.learning.levels.Levels`.
+
+    Returns
+    -------
+    int
+        1 or 2 where the route seems to have turned better or worse, else 0.
+    """
+    contracts.check_follow(levels, overall, runs, route)
+    prior, trust, total, count, said, of = map(float, levels[route])
+    prior = prior if prior == prior else float(overall[0] / overall[1])
+    taken = quality - said / (of + 4.0)
+    error = taken - (total + trust * prior) / (count + trust)
+    levels[route, 2:4] += (weight * taken, weight)
+    overall += (weight * taken, weight, weight * error * error)
+    scaled = error / max(math.sqrt(overall[2] / overall[1]), 0.05)
+    turned = 0
+    for side, sign in enumerate((1.0, -1.0)):
+        run = runs[route, 4 * side : 4 * side + 4]
+        sum_ = run[0] + sign * min(max(scaled, -limit), limit) - slack
+        if sum_ <= 0.0:
+            run[:] = (0.0, 0.0, 0.0, order + 1)
+            continue
+        run[:3] = (sum_, run[1] + 1.0, run[2] + error)
+        if sum_ > threshold and not turned:
+            turned = side + 1
+    return turned
 
 
 def same_vector(x: FloatArray, y: FloatArray) -> bool:

@@ -17,6 +17,7 @@ from sona._core.codes import RowCodes
 from sona._core.counting import (
     count_outcome,
     expected_values,
+    follow,
     place_outcome,
     same_vector,
     settle,
@@ -37,10 +38,12 @@ __all__ = [
     "decision_step",
     "encode_rows",
     "expected_values",
+    "follow",
     "gate_observe",
     "gate_trust",
     "outcome_step",
     "place_outcome",
+    "put_outcome",
     "same_vector",
     "screens_assignments",
     "settle",
@@ -418,6 +421,42 @@ def encode_rows(rows: FloatArray, codes: RowCodes, start: int) -> None:
     codes.codes[own, : rows.shape[1]] = rounded.astype(np.int8)
     codes.scales[own] = scales
     codes.errors[own] = np.sqrt(np.square(lost).sum(axis=1)) * 1.0001 + 1e-6
+
+
+def put_outcome(
+    rows: FloatArray,
+    codes: RowCodes,
+    whole: npt.NDArray[np.int64],
+    real: npt.NDArray[np.float64],
+    row: int,
+    unit: FloatArray,
+    route: int,
+    order: int,
+    quality: float,
+    weight: float,
+    length: float,
+) -> None:
+    """Write one remembered outcome: its vector, the code of it, and its columns.
+
+    Parameters
+    ----------
+    rows : ndarray of float32, shape (n, dim)
+    codes : RowCodes
+        With room for n rows.
+    whole : ndarray of int64, shape (2, m)
+        Receives `route` and `order`.
+    real : ndarray of float64, shape (4, m)
+        Receives `quality`, `weight`, `length` and NaN.
+    row : int
+        Below n and m.
+    unit : ndarray of float32, shape (dim,)
+        Of length at most 1.
+    """
+    contracts.check_put_outcome(rows, codes, whole, real, row, unit)
+    rows[row] = unit
+    encode_rows(unit[None], codes, row)
+    whole[:, row] = (route, order)
+    real[:, row] = (quality, weight, length, np.nan)
 
 
 def top_k(

@@ -24,7 +24,6 @@ from sona.types import (
     LearnResult,
     RouteDecision,
     Step,
-    Trajectory,
 )
 
 __all__ = ["EphemeralAgent"]
@@ -152,8 +151,7 @@ class EphemeralAgent:
         tags = tuple([check_text("context", tag) for tag in context]) if context else ()
         with self._lock:
             now = time.time_ns() // 1_000_000
-            step = Step(state, quality)
-            if not self._engine.absorb(Trajectory(x, quality, route, tags, (step,), now)):
+            if not self._engine.absorb(x, quality, route, (Step(state, quality),)):
                 return  # switched off: nothing is recorded
             row = len(self._quality)
             if row == len(self._embeddings):

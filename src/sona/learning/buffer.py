@@ -7,13 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sona import _core
 from sona.errors import RangeError
 from sona.learning.pattern_index import PatternIndex
 from sona.types import FloatArray
 
 __all__ = ["TrajectoryBuffer"]
 
-_STAGE = 256
+_FIRST_ROOM = 256
+# Rows of the two tables of columns.
+_WHOLE = {"route": 0, "order": 1}
+_REAL = {"quality": 0, "weight": 1, "length": 2, "fitted": 3}
 
 
 class TrajectoryBuffer:
@@ -29,9 +33,8 @@ class TrajectoryBuffer:
 
     Notes
     -----
-    Appending costs a copy of the row: rows wait in a small stage and enter the index together,
-    at the next search at the latest. Memory grows by doubling up to `capacity` rows of 5 bytes
-    per dimension. Not thread-safe.
+    Appending costs a copy of the row and its 8-bit code; the next search sees it. Memory grows by
+    doubling up to `capacity` rows of 5 bytes per dimension. Not thread-safe.
 
     Examples
     --------
@@ -52,16 +55,9 @@ class TrajectoryBuffer:
         self.capacity = capacity
         self.seen = 0
         self._index = PatternIndex(dim)
-        self._columns: dict[str, NDArray[Any]] = {
-            "route": np.empty(0, np.int64),
-            "quality": np.empty(0, np.float64),
-            "weight": np.empty(0, np.float64),
-            "length": np.empty(0, np.float64),
-            "fitted": np.empty(0, np.float64),
-            "order": np.empty(0, np.int64),
-        }
-        self._stage = np.empty((min(_STAGE, capacity), dim), np.float32)
-        self._staged: list[tuple[int, float, float, float]] = []
+        self._store = self._index.store
+        self._whole = np.zeros((len(_WHOLE), 0), np.int64)
+        self._real = np.zeros((len(_REAL), 0))
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
@@ -72,25 +68,18 @@ class TrajectoryBuffer:
         return self.seen - len(self)
 
     @property
-    def staged(self) -> int:
-        """Rows that wait to enter the index."""
-        return len(self._staged)
-
-    @property
     def embeddings(self) -> FloatArray:
         """Unit rows, a read-only view of shape (len, dim); valid until the next append."""
-        self.flush()
         return self._index.vectors
 
     def columns(self, name: str) -> NDArray[Any]:
         """Return one column, shape (len,): a view that may be written to.
 
-        ``route`` is an int64 number, the others are float64; ``fitted`` is what
-        the router's model said of the row (NaN until it has), ``order`` counts from the first
-        row ever appended.
+        ``route`` and ``order``, which counts from the first row ever appended, are int64, the
+        others float64; ``fitted`` is what the router's model said of the row, NaN until it has.
         """
-        self.flush()
-        return self._columns[name][: len(self)]
+        table, row = (self._whole, _WHOLE) if name in _WHOLE else (self._real, _REAL)
+        return table[row[name], : len(self)]
 
     def append(
         self,
@@ -114,46 +103,33 @@ class TrajectoryBuffer:
         length : float, default 1.0
             Length of the mean of their unit embeddings.
         """
-        self._stage[len(self._staged)] = embedding
-        self._staged.append((route, quality, weight, length))
+        row = self.seen % self.capacity
+        if row == self.seen:  # not the place of an older row
+            self._grow(row + 1)
+            self._store = self._index.room_for(row)
+        rows, codes = self._store
+        _core.put_outcome(
+            rows,
+            codes,
+            self._whole,
+            self._real,
+            row,
+            embedding,
+            route,
+            self.seen,
+            quality,
+            weight,
+            length,
+        )
         self.seen += 1
-        if len(self._staged) == len(self._stage):
-            self.flush()
-
-    def flush(self) -> NDArray[np.int64]:
-        """Move what is staged into the index; returns the rows it took, oldest first."""
-        n = len(self._staged)
-        if n == 0:
-            return np.empty(0, np.int64)
-        order = np.arange(self.seen - n, self.seen)
-        rows = order % self.capacity
-        held = len(self._index)
-        fresh = rows >= held
-        if fresh.any():
-            self._index.add(self._stage[:n][fresh])
-            self._grow(len(self._index))
-        if not fresh.all():
-            self._index.replace(rows[~fresh], self._stage[:n][~fresh])
-        route, quality, weight, length = zip(*self._staged, strict=True)
-        columns = self._columns
-        columns["route"][rows] = route
-        columns["quality"][rows] = quality
-        columns["weight"][rows] = weight
-        columns["length"][rows] = length
-        columns["fitted"][rows] = np.nan
-        columns["order"][rows] = order
-        self._staged.clear()
-        return rows
 
     def nearest(self, queries: FloatArray, k: int) -> tuple[NDArray[np.int64], FloatArray]:
         """Return rows and cosine similarities of the `k` nearest, best first."""
-        self.flush()
         return self._index.search(queries, k)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the content as arrays, for saving."""
-        self.flush()
-        held = {name: self.columns(name).copy() for name in self._columns}
+        held = {name: self.columns(name).copy() for name in (*_WHOLE, *_REAL)}
         return {**held, "embeddings": self.embeddings.copy(), "seen": np.array([self.seen])}
 
     @classmethod
@@ -166,15 +142,15 @@ class TrajectoryBuffer:
         if rows:
             buffer._index.add(arrays["embeddings"])
             buffer._grow(rows)
-            for name, column in buffer._columns.items():
-                column[:rows] = arrays[name]
+            buffer._store = buffer._index.store
         buffer.seen = int(arrays["seen"][0])
+        for name in (*_WHOLE, *_REAL):
+            buffer.columns(name)[:] = arrays[name]
         return buffer
 
     def _grow(self, rows: int) -> None:
-        for name, column in self._columns.items():
-            if rows > len(column):
-                room = min(max(rows, 2 * len(column), _STAGE), self.capacity)
-                self._columns[name] = np.concatenate(
-                    [column, np.zeros(room - len(column), column.dtype)]
-                )
+        if rows <= self._whole.shape[1]:
+            return
+        room = min(max(rows, 2 * self._whole.shape[1], _FIRST_ROOM), self.capacity)
+        more = ((0, 0), (0, room - self._whole.shape[1]))
+        self._whole, self._real = np.pad(self._whole, more), np.pad(self._real, more)

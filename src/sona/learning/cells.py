@@ -111,7 +111,6 @@ class Cells:
 
     def place(
         self,
-        similarities: FloatArray,
         unit: FloatArray,
         route: str | None,
         quality: float,
@@ -120,13 +119,16 @@ class Cells:
         room: bool,
         by_route: bool,
     ) -> int:
-        """Count an outcome where it belongs; see :func:`sona._core.place_outcome`."""
+        """Count an outcome where :attr:`similarities` say; see :func:`sona._core.place_outcome`."""
+        table = self._table_of.get(route)
+        if table is None:
+            table = self._own_table(route)
         return _core.place_outcome(
-            similarities,
+            self.similarities,
             unit,
             quality,
             accepted,
-            self._own_table(route),
+            table,
             self._sums,
             self._sizes,
             self._centroids,
@@ -162,10 +164,16 @@ class Cells:
         self._sums[self._sizes == 0.0] = 0.0
         self._settle()
 
-    def table(self, route: str | None) -> _Floats | None:
-        """Count, total and sum of squares of a route, a row per cell and some; None if unknown."""
-        number = self._number.get(route)
-        return None if number is None else self._tables[number]
+    def expect(self, route: str | None, blind: float, floor: float, strength: float) -> FloatArray:
+        """Expected quality of a route per cell; see :func:`sona._core.expected_values`.
+
+        Its place is used again by the next call.
+        """
+        table = self._table_of.get(route)
+        if table is None:
+            table = np.zeros((self._n, 3))
+        _core.expected_values(table, self._values, blind, floor, strength)
+        return self._values
 
     def outcomes(self, cell: int) -> Iterator[tuple[str | None, tuple[float, float, float]]]:
         """Yield route and (count, total, squares) where there are outcomes."""
@@ -311,8 +319,8 @@ class Cells:
         return apart
 
     def _own_table(self, route: str | None) -> _Floats:
-        number = self._row(route)  # may make room: not within the subscript
-        return self._tables[number]
+        self._row(route)
+        return self._table_of[route]
 
     def _entries(
         self, labels: NDArray[np.int64], outcomes: Outcomes
@@ -329,7 +337,7 @@ class Cells:
             self.routes.append(route)
             if number == len(self._outcomes):
                 self._outcomes = np.concatenate([self._outcomes, np.zeros_like(self._outcomes)])
-                self._view()
+            self._view_tables()
         return number
 
     def _grow(self) -> None:
@@ -350,7 +358,15 @@ class Cells:
     def _view(self) -> None:
         """Make the views that every outcome needs once, and not once per outcome."""
         self.centroids: FloatArray = self._centroids[: self._n]
-        self._tables: list[_Floats] = list(self._outcomes)
+        self._view_tables()
+        self._values: FloatArray = np.empty(self._n, np.float32)
+        #: Room for the similarities of a query to all cells.
+        self.similarities: FloatArray = np.empty(self._n, np.float32)
+
+    def _view_tables(self) -> None:
+        self._table_of: dict[str | None, _Floats] = {
+            route: self._outcomes[number] for route, number in self._number.items()
+        }
 
     def _settle(self) -> None:
         _core.settle(self.sums, self.centroids)

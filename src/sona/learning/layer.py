@@ -63,11 +63,11 @@ class LayerMemory:
         route: str | None,
         quality: float,
         accepted: bool,
-        similarities: FloatArray | None = None,
+        known: bool = False,
     ) -> None:
         """Count one outcome in; `unit` is copied. See :meth:`ReasoningBank.observe`."""
         row = self._seen % self._capacity
-        self.bank.observe(unit, route, quality, accepted, row, similarities)
+        self.bank.observe(unit, route, quality, accepted, row, known)
         if row < len(self._quality):
             self._routes[row] = route
             self._quality[row] = quality

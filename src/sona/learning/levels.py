@@ -7,123 +7,33 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sona import _core
 from sona.learning.outcome import PRIOR_OUTCOMES
 
-__all__ = ["Drift", "Levels", "Turn"]
+__all__ = ["Levels", "Turn"]
 
 _Floats = NDArray[np.float64]
-
-
-class Levels:
-    """Mean quality per route, given what the model says about each query."""
-
-    def __init__(self) -> None:
-        self.prior = np.empty(0)
-        self.trust = np.empty(0)
-        self.total = np.empty(0)
-        self.count = np.empty(0)
-        self.onset = np.empty(0, np.int64)
-        self.turned: set[int] = set()
-        self.sum = 1.0
-        self.seen = 2.0
-        self.squares = 0.25
-
-    @property
-    def overall(self) -> float:
-        """Mean quality over all routes; one half before the first outcome."""
-        return float(self.sum / self.seen)
-
-    @property
-    def scatter(self) -> float:
-        """Standard deviation of outcomes around what was expected."""
-        return float(max(np.sqrt(self.squares / self.seen), 0.05))
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        return {
-            "prior": self.prior,
-            "trust": self.trust,
-            "total": self.total,
-            "count": self.count,
-            "onset": self.onset,
-            "turned": np.array(sorted(self.turned), np.int64),
-            "sums": np.array([self.sum, self.seen, self.squares]),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Levels:
-        levels = cls()
-        for name in ("prior", "trust", "total", "count", "onset"):
-            setattr(levels, name, arrays[name].copy())
-        levels.turned = set(arrays["turned"].tolist())
-        levels.sum, levels.seen, levels.squares = arrays["sums"].tolist()
-        return levels
-
-    def grow(self, n: int) -> None:
-        more = n - len(self.total)
-        if more > 0:
-            self.prior = np.append(self.prior, np.full(more, np.nan))
-            self.trust = np.append(self.trust, np.full(more, PRIOR_OUTCOMES))
-            self.total = np.append(self.total, np.zeros(more))
-            self.count = np.append(self.count, np.zeros(more))
-            self.onset = np.append(self.onset, np.zeros(more, np.int64))
-
-    def of(self, route: int) -> float:
-        prior = self.prior[route]
-        if prior != prior:
-            prior = self.sum / self.seen
-        trust = self.trust[route]
-        return float((self.total[route] + trust * prior) / (self.count[route] + trust))
-
-    def current(self, n: int) -> tuple[_Floats, _Floats]:
-        prior = np.where(np.isnan(self.prior), self.overall, self.prior)
-        known = np.isfinite(self.prior)
-        level = (self.total + self.trust * prior) / (self.count + self.trust)
-        # The variance of a level that came with the model is part of the model's own.
-        behind = np.where(known, np.inf, self.count + 1.0)
-        return level, self.scatter**2 / behind
-
-    def add(self, route: int, quality: float, weight: float) -> None:
-        error = quality - self.of(route)
-        self.total[route] += weight * quality
-        self.count[route] += weight
-        self.sum += weight * quality
-        self.seen += weight
-        self.squares += weight * error * error
-
-    def restart(self, route: int, change: float, count: int, onset: int) -> None:
-        """A route has turned: go by the outcomes since `onset`."""
-        self.prior[route] = self.of(route) + change
-        self.trust[route] = count
-        self.total[route] = self.count[route] = 0.0
-        self.onset[route] = onset
-        self.turned.add(route)
-
-    def settle(self) -> list[tuple[int, float]]:
-        """Routes that turned since the last call, and how far they have moved since."""
-        moved = [(route, self.of(route) - float(self.prior[route])) for route in self.turned]
-        self.turned.clear()
-        return moved
-
-    def rebase(self, level: _Floats, count: _Floats, noise: float) -> None:
-        self.prior = level.copy()
-        self.trust = count + PRIOR_OUTCOMES
-        self.total = np.zeros(len(level))
-        self.count = np.zeros(len(level))
-        self.onset = np.zeros(len(level), np.int64)
-        self.squares = noise * self.seen
+# Half-life, in outcomes that the model was asked about, of what it says of a route's queries.
+_FADE = 0.5 ** (1.0 / 32.0)
 
 
 class Turn(NamedTuple):
+    """A route that seems to have turned: mean error, outcomes that say so, order of the first."""
+
     mean: float
     length: int
     onset: int
 
 
-class Drift:
-    """Notice when a route turns better or worse: a two-sided CUSUM of scaled errors.
+class Levels:
+    """Mean quality per route, given what the model says about each query; and its turns.
 
-    With slack 1/2 and threshold 18 a drop by one standard deviation or more is noticed after some
-    36 outcomes, one by two after 12; steady ones raise an alarm once in tens of millions.
+    The model is asked about a sample of the queries only. What it says of them on average is
+    taken off every outcome, so that a route that got harder queries does not look worse.
+
+    A route that turns better or worse is noticed by a two-sided CUSUM of scaled errors: with
+    slack 1/2 and threshold 18 a drop by one standard deviation or more after some 36 outcomes, one
+    by two after 12; steady ones raise an alarm once in tens of millions.
 
     References
     ----------
@@ -133,43 +43,109 @@ class Drift:
     slack, threshold, limit = 0.5, 18.0, 2.0
 
     def __init__(self) -> None:
-        self.sums: list[list[float]] = []
-        self.runs: list[list[list[float]]] = []
+        # Prior, trust, total, count; sum and weight of what the model said. See _core.follow.
+        self._levels = np.empty((0, 6))
+        self._overall = np.array([1.0, 2.0, 0.25])
+        self._runs = np.empty((0, 8))
+        self.onset = np.empty(0, np.int64)
+        self.turned: set[int] = set()
+
+    @property
+    def overall(self) -> float:
+        """Mean quality over all routes; one half before the first outcome."""
+        return float(self._overall[0] / self._overall[1])
+
+    @property
+    def scatter(self) -> float:
+        """Standard deviation of outcomes around what was expected."""
+        return float(max(np.sqrt(self._overall[2] / self._overall[1]), 0.05))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        n = len(self.sums)
+        """Return numbers, for saving."""
         return {
-            "sums": np.array(self.sums, np.float64).reshape(n, 2),
-            "runs": np.array(self.runs, np.float64).reshape(n, 2, 3),
+            "levels": self._levels.copy(),
+            "overall": self._overall.copy(),
+            "runs": self._runs.copy(),
+            "onset": self.onset.copy(),
+            "turned": np.array(sorted(self.turned), np.int64),
         }
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Drift:
-        drift = cls()
-        drift.sums, drift.runs = arrays["sums"].tolist(), arrays["runs"].tolist()
-        return drift
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Levels:
+        """Make levels from what :meth:`arrays` returned."""
+        levels = cls()
+        levels._levels = arrays["levels"].copy()
+        levels._overall = arrays["overall"].copy()
+        levels._runs = arrays["runs"].copy()
+        levels.onset = arrays["onset"].copy()
+        levels.turned = set(arrays["turned"].tolist())
+        return levels
 
     def grow(self, n: int) -> None:
-        while len(self.sums) < n:
-            self.sums.append([0.0, 0.0])
-            self.runs.append([[0, 0.0, 0], [0, 0.0, 0]])
+        """Make room for `n` routes."""
+        more = n - len(self._levels)
+        if more > 0:
+            fresh = np.zeros((more, 6))
+            fresh[:, :2] = np.nan, PRIOR_OUTCOMES
+            self._levels = np.concatenate([self._levels, fresh])
+            self._runs = np.concatenate([self._runs, np.zeros((more, 8))])
+            self.onset = np.append(self.onset, np.zeros(more, np.int64))
 
-    def add(self, route: int, scaled: float, error: float, order: int) -> Turn | None:
-        sums, runs = self.sums[route], self.runs[route]
-        scaled = min(max(scaled, -self.limit), self.limit)
-        for side, sign in enumerate((1.0, -1.0)):
-            total = sums[side] + sign * scaled - self.slack
-            if total <= 0.0:
-                sums[side] = 0.0
-                runs[side] = [0, 0.0, order + 1]
-                continue
-            sums[side] = total
-            run = runs[side]
-            run[0] += 1
-            run[1] += error
-            if total > self.threshold:
-                turn = Turn(run[1] / run[0], int(run[0]), int(run[2]))
-                self.sums[route] = [0.0, 0.0]
-                self.runs[route] = [[0, 0.0, order + 1], [0, 0.0, order + 1]]
-                return turn
-        return None
+    def of(self, route: int) -> float:
+        """Mean quality of a route now, where the model has nothing to say."""
+        prior, trust, total, count = self._levels[route, :4].tolist()
+        if prior != prior:
+            prior = self.overall
+        return float((total + trust * prior) / (count + trust))
+
+    def current(self) -> tuple[_Floats, _Floats]:
+        """Mean quality of all routes, and its variance beyond the model's own."""
+        prior, trust, total, count = self._levels[:, :4].T
+        known = np.isfinite(prior)
+        level = (total + trust * np.where(known, prior, self.overall)) / (count + trust)
+        # The variance of a level that came with the model is part of the model's own.
+        return level, self.scatter**2 / np.where(known, np.inf, count + 1.0)
+
+    def follow(self, route: int, quality: float, weight: float, order: int) -> Turn | None:
+        """Count an outcome; returns a turn that deserves a closer look."""
+        side = _core.follow(
+            self._levels,
+            self._overall,
+            self._runs,
+            route,
+            quality,
+            weight,
+            order,
+            self.slack,
+            self.threshold,
+            self.limit,
+        )
+        if not side:
+            return None
+        _, length, error, onset = self._runs[route, 4 * side - 4 : 4 * side].tolist()
+        self._runs[route] = (0.0, 0.0, 0.0, order + 1.0) * 2
+        return Turn(error / length, int(length), int(onset))
+
+    def said(self, route: int, fitted: float) -> None:
+        """Take in what the model said of a query of a route, less its mean of the route."""
+        self._levels[route, 4:] *= _FADE
+        self._levels[route, 4:] += (fitted, 1.0)
+
+    def restart(self, route: int, change: float, turn: Turn) -> None:
+        """A route has turned: go by the outcomes since then."""
+        self._levels[route, :4] = (self.of(route) + change, turn.length, 0.0, 0.0)
+        self.onset[route] = turn.onset
+        self.turned.add(route)
+
+    def settle(self) -> list[tuple[int, float]]:
+        """Routes that turned since the last call, and how far they have moved since."""
+        moved = [(route, self.of(route) - float(self._levels[route, 0])) for route in self.turned]
+        self.turned.clear()
+        return moved
+
+    def rebase(self, level: _Floats, count: _Floats, noise: float) -> None:
+        """Start from the means of a model that was fitted to `count` outcomes."""
+        self._levels = np.zeros((len(level), 6))
+        self._levels[:, 0], self._levels[:, 1] = level, count + PRIOR_OUTCOMES
+        self.onset = np.zeros(len(level), np.int64)
+        self._overall[2] = noise * self._overall[1]

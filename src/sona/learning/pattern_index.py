@@ -194,6 +194,22 @@ class PatternIndex:
         )
         return (rows if self._in_order else self._ids[rows]), similarities
 
+    @property
+    def store(self) -> tuple[FloatArray, _core.RowCodes]:
+        """The rows and their codes, for :func:`sona._core.put_outcome` to write to.
+
+        For who keeps the index in order (nothing is ever removed), writes vectors of unit length
+        or zero, and asks again after :meth:`room_for`.
+        """
+        return self._rows, self._codes
+
+    def room_for(self, row: int) -> tuple[FloatArray, _core.RowCodes]:
+        """Make the next row one that is stored, and return the :attr:`store` to write it to."""
+        self._reserve(row + 1, row + 1)
+        self._ids[row] = self._row_of[row] = row
+        self._n = self._next_id = row + 1
+        return self.store
+
     def _reserve(self, size: int, n_ids: int) -> None:
         """Make room by doubling, so that growing costs a constant per vector on average."""
         if size > len(self._ids):

@@ -101,6 +101,11 @@ class ReasoningBank:
         """Unit centroids, a view of shape (len, dim); valid until the next change."""
         return self._live.centroids
 
+    @property
+    def similarities(self) -> FloatArray:
+        """Room of shape (len,) for the similarities of a query to all patterns."""
+        return self._live.similarities
+
     def observe(
         self,
         unit: FloatArray,
@@ -108,7 +113,7 @@ class ReasoningBank:
         quality: float,
         accepted: bool,
         row: int,
-        similarities: FloatArray | None = None,
+        known: bool = False,
     ) -> None:
         """Count one outcome in.
 
@@ -123,10 +128,19 @@ class ReasoningBank:
             Whether it may found or move a pattern. The outcome is counted either way.
         row : int
             Where it is remembered: the next free row, or one that is given up for it.
-        similarities : ndarray of shape (len,), float32, optional
-            Of `unit` to the patterns, if the caller knows them.
+        known : bool, default False
+            Whether :attr:`similarities` are those of `unit` already.
         """
-        cell = self._place(unit, route, quality, accepted, similarities)
+        cells, cell = self._live, -1
+        n = len(cells)
+        if n:
+            if not known:
+                _core.similarities_to(cells.centroids, unit, cells.similarities)
+            by_route = self._selectivity > 0.5 and route is not None
+            room = n < self.n_clusters
+            cell = cells.place(unit, route, quality, accepted, _SAME, room, by_route)
+        if cell < 0:
+            cell = self._count_elsewhere(cell, unit, route, quality, accepted)
         if row == len(self._labels):
             self._labels.append(cell)
         else:
@@ -138,15 +152,14 @@ class ReasoningBank:
         Where routes were tried blindly, a pattern that says little goes by the route's mean;
         where routes were chosen for the query, a route that was not tried is not expected to work.
         """
-        table = self._live.table(route)
-        if table is None:
-            table = np.zeros((len(self), 3))
-        values = np.empty(len(self), np.float32)
+        return self.expect(route).copy()
+
+    def expect(self, route: str | None) -> FloatArray:
+        """Return :meth:`values` in a place that is used again by the next call."""
         selectivity = self._selectivity
         blind = 1.0 - selectivity
         strength = 20.0 * blind + 0.5 * selectivity
-        _core.expected_values(table, values, blind, 0.05 * selectivity, strength)
-        return values
+        return self._live.expect(route, blind, 0.05 * selectivity, strength)
 
     def absorb(self, summary: Sketch, threshold: float) -> None:
         """Count in what many outcomes amount to; those of quality `threshold` shape patterns."""
@@ -292,45 +305,27 @@ class ReasoningBank:
         self.n_clusters = max(self.n_clusters, len(self))
         self._selectivity = float(arrays["selectivity"][0])
 
-    def _place(
-        self,
-        unit: FloatArray,
-        route: str | None,
-        quality: float,
-        accepted: bool,
-        similarities: FloatArray | None,
+    def _count_elsewhere(
+        self, why: int, unit: FloatArray, route: str | None, quality: float, accepted: bool
     ) -> int:
-        cells = self._live
-        if not len(cells):
-            cell = self._found() if accepted else -1
+        """Count an outcome that no cell takes: -1 for want of cells, -2 of one of its route's."""
+        if why == -2:
+            cell = self._make_room()
+        elif accepted:
+            cell = self._found()
         else:
-            if similarities is None:
-                similarities = np.empty(len(cells), np.float32)
-                _core.similarities_to(cells.centroids, unit, similarities)
-            cell = cells.place(
-                similarities,
-                unit,
-                route,
-                quality,
-                accepted,
-                _SAME,
-                len(cells) < self.n_clusters,
-                self._selectivity > 0.5 and route is not None,
-            )
-            if cell >= 0:
-                return cell
-            cell = self._found() if cell == -1 else self._make_room(int(similarities.argmax()))
-        cells.count(cell, unit, route, quality, accepted)
+            cell = -1
+        self._live.count(cell, unit, route, quality, accepted)
         return cell
 
-    def _make_room(self, nearest: int) -> int:
+    def _make_room(self) -> int:
         """Found a pattern in a full bank: the first success of a route deserves one.
 
         Two that are nearly one make room; the nearest has to do where there are none.
         """
         pair = self._live.closest_pair(by_route=True)
         if pair is None:
-            return nearest
+            return int(self._live.similarities.argmax())
         target = np.arange(len(self))
         target[pair[1]] = pair[0]
         moved = self._live.collapse(target).tolist()

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from sona import wire
 from sona.errors import RangeError
 from sona.learning.buffer import TrajectoryBuffer
-from sona.learning.levels import Drift, Levels
+from sona.learning.levels import Levels, Turn
 from sona.learning.outcome import PRIOR_OUTCOMES, OutcomeModel, Points
 from sona.learning.selectivity import Selectivity
 from sona.learning.sketch import Sketch
@@ -56,13 +56,19 @@ _CONTEST_PRIOR = 20.0
 _CONTEST_WON, _CONTEST_LOST = 0.5, 0.9
 # Neighbours that say what a route did on similar queries, and the kernel that makes a precedent.
 _PRECEDENTS = 32
-_LOOKED_UP = 32
 _PRECEDENT_MASS = 1e-3
+# Outcomes that judge a suspected turn, and how many of them must have precedents.
+_WITNESSES, _QUORUM = 32, 4
+# Of so many remembered outcomes all are looked up as they come, of k times as many one in k:
+# what memory, model and selectivity are judged by are averages, and a search of a large memory
+# costs more than all else. An outcome looked up stands for the others, for up to four of them.
+_LOOKED_UP_ALL = 100
+_STANDS_FOR = 4
+# Outcomes to look up that may wait for each other: many at once share the reading of memory.
+_TOGETHER = 32
 _EDGE = 0.05
 #: Remembered outcomes that a new agent receives.
 _HANDED_ON = 4_096
-#: Outcomes that may wait before levels, drift and selectivity take them in.
-_FOLD = 256
 
 
 class Choice(NamedTuple):
@@ -99,8 +105,9 @@ class Router:
 
     Notes
     -----
-    :meth:`observe` costs a copy of the embedding and acts on the next decision.
-    :meth:`learn` is the background's part. Not thread-safe.
+    :meth:`observe` costs a copy of the embedding and acts on the next decision. Of a large memory
+    it looks up what some of the outcomes come next to, 32 of them at a time. :meth:`learn` is the
+    background's part. Not thread-safe.
 
     Examples
     --------
@@ -126,9 +133,9 @@ class Router:
         self._number: dict[str, int] = {}
         self._model: OutcomeModel | None = None
         self._learned = 0  # rows with a smaller order shaped the model
-        self._folded = 0
+        self._waiting: list[int] = []  # orders of rows to look up
+        self._next_look = 0  # order of the next of them
         self._levels = Levels()
-        self._drift = Drift()
         self._selectivity = Selectivity()
         # Decaying squared errors of what memory and what the model expected, and their weight.
         self._contest = np.array([0.25, 0.25, 1.0]) * _CONTEST_PRIOR
@@ -167,7 +174,7 @@ class Router:
     @property
     def selectivity(self) -> float:
         """Weight in [0, 1] of the memory expert; see the module."""
-        self._fold()
+        self._look_up()
         return self._selectivity.weight
 
     def observe(
@@ -192,10 +199,22 @@ class Router:
         length : float, default 1.0
             Length of the mean of the unit embeddings that the row stands for.
         """
-        number = self._number.setdefault(route, len(self._number))
-        self._buffer.append(embedding, number, quality, weight, length)
-        if self._buffer.seen - self._folded >= _FOLD:
-            self._fold()
+        number = self._number.get(route)
+        if number is None:
+            number = self._number[route] = len(self._number)
+            self._levels.grow(number + 1)
+        buffer, order = self._buffer, self._buffer.seen
+        if self._waiting and order - self._waiting[0] >= buffer.capacity:
+            self._look_up()  # before the row is given up
+        buffer.append(embedding, number, quality, weight, length)
+        turn = self._levels.follow(number, quality, weight, order)
+        if turn is not None:
+            self._consider(number, turn)
+        if order >= self._next_look:
+            self._next_look = order + max(1, len(buffer) // _LOOKED_UP_ALL)
+            self._waiting.append(order)
+            if len(self._waiting) >= _TOGETHER:
+                self._look_up()
 
     def absorb(self, summary: Sketch) -> None:
         """Take in what many outcomes amount to.
@@ -212,7 +231,7 @@ class Router:
 
     def learn(self) -> None:
         """Fit the outcome model to everything remembered; the background's part."""
-        self._fold()
+        self._look_up()
         if not len(self._buffer) or self._outranked:
             return
         column = self._buffer.columns
@@ -238,9 +257,9 @@ class Router:
         -------
         expected, deviation : ndarray of shape (len(routes),), float64
         """
-        self._fold()
+        self._look_up()
         n = len(self._number)
-        level, level_variance = self._levels.current(n)
+        level, level_variance = self._levels.current()
         expected, variance = level.copy(), level_variance
         if self._model is not None:
             known = self._model.n_routes
@@ -249,7 +268,7 @@ class Router:
             variance[:known] = posterior + variance[:known]
         if not len(self._buffer):
             return _inside(expected), np.sqrt(variance)
-        near = _Near(self._buffer, embedding)
+        near = self._near(embedding)
         weight = near.kernel + np.where(near.order >= self._learned, _FRESH_WEIGHT, 0.0) * near.mass
         error = near.quality - near.fitted - level[near.route]
         support = np.bincount(near.route, weight, n) + _RESIDUAL_PRIOR
@@ -321,7 +340,7 @@ class Router:
         Everything is kept up to 4,096 remembered outcomes; of more, evenly spaced ones. `only`
         marks the rows of :attr:`memory` that may be among them.
         """
-        self._fold()
+        self._look_up()
         buffer = self._buffer
         oldest_first = np.argsort(buffer.columns("order"), kind="stable")
         if only is not None:
@@ -345,11 +364,12 @@ class Router:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return numbers, for saving."""
-        self._fold()
+        self._look_up()
+        # A decision asks the model when it needs to; what is saved must not depend on that.
+        self._ask_model(np.arange(len(self._buffer)))
         parts = {
             "memory": self._buffer.arrays(),
             "levels": self._levels.arrays(),
-            "drift": self._drift.arrays(),
             "model": {} if self._model is None else self._model.arrays(),
         }
         named = {f"{part}.{name}": a for part, held in parts.items() for name, a in held.items()}
@@ -357,7 +377,7 @@ class Router:
             **named,
             "selectivity": np.array([self._selectivity.gain, self._selectivity.rows]),
             "contest": self._contest.copy(),
-            "progress": np.array([self._learned, self._folded]),
+            "progress": np.array([self._learned, self._next_look]),
         }
 
     def facts(self) -> dict[str, Any]:
@@ -380,10 +400,10 @@ class Router:
         )
         model = wire.under(arrays, "model.")
         self._levels = Levels.from_arrays(wire.under(arrays, "levels."))
-        self._drift = Drift.from_arrays(wire.under(arrays, "drift."))
         self._selectivity.gain, self._selectivity.rows = arrays["selectivity"].tolist()
         self._contest = arrays["contest"].copy()
-        self._learned, self._folded = arrays["progress"].tolist()
+        self._learned, self._next_look = arrays["progress"].tolist()
+        self._waiting = []
         self._model = OutcomeModel(model) if model else None
         self._buffer = buffer
         self._number = {name: number for number, name in enumerate(routes)}
@@ -411,48 +431,44 @@ class Router:
         sampling = smoothed * (1.0 - smoothed) / (voices + 1.0)
         return mean, sampling
 
-    def _fold(self) -> None:
-        """Let what was observed since the last call reach levels, drift and selectivity."""
-        buffer = self._buffer
-        if self._folded == buffer.seen:
+    def _look_up(self) -> None:
+        """Let memory, model and selectivity be judged by the outcomes that wait for it."""
+        if not self._waiting:
             return
-        buffer.flush()
-        first = max(self._folded, buffer.seen - buffer.capacity)
-        rows = np.arange(first, buffer.seen) % buffer.capacity
-        route, quality, weight = (
-            buffer.columns(name)[rows] for name in ("route", "quality", "weight")
-        )
-        fitted = np.zeros(len(rows))
-        if self._model is not None:
-            known = np.flatnonzero(route < self._model.n_routes)
-            if len(known):
-                mean = self._model.expect_many(buffer.embeddings[rows[known]])
-                mine = route[known]
-                fitted[known] = mean[np.arange(len(known)), mine] - self._model.level[mine]
-        buffer.columns("fitted")[rows] = fitted
-        self._levels.grow(len(self._number))
-        self._drift.grow(len(self._number))
-        # Looking for precedents is what costs here: of many rows at once, some are enough.
-        step = max(1, len(rows) // _LOOKED_UP)
-        surprise, recalled = np.full((2, len(rows)), np.nan)
-        surprise[::step], recalled[::step] = self._surprises(rows[::step])
-        for i in range(len(rows)):
-            r = int(route[i])
-            modelled = fitted[i] + self._levels.of(r)
-            if not np.isnan(recalled[i]):
-                lost = (recalled[i] - quality[i]) ** 2, (modelled - quality[i]) ** 2, 1.0
-                self._contest = _CONTEST_KEEP * self._contest + lost
-            self._levels.add(r, quality[i] - fitted[i], weight[i])
-            if np.isnan(surprise[i]):
-                continue
-            error = float(surprise[i])
-            turn = self._drift.add(r, error / self._levels.scatter, error, first + i)
-            if turn is not None:
-                change = turn.mean
-                self._levels.restart(r, change, turn.length, turn.onset)
-                self._shift(r, change)
-        self._selectivity.add(buffer, rows, len(self._number))
-        self._folded = buffer.seen
+        buffer = self._buffer
+        rows = np.array(self._waiting) % buffer.capacity
+        self._waiting = []
+        near, similarities = buffer.nearest(buffer.embeddings[rows], _PRECEDENTS + 1)
+        stands_for = min(max(1, len(buffer) // _LOOKED_UP_ALL), _STANDS_FOR)
+        fade = _CONTEST_KEEP**stands_for
+        self._selectivity.add(buffer, rows, near, len(self._number), fade)
+        self._ask_model(rows)
+        recalled = self._recalled(rows, near, similarities, buffer.columns("order")[rows])
+        columns = (buffer.columns(name)[rows].tolist() for name in ("route", "quality", "fitted"))
+        for memory, route, quality, fitted in zip(
+            _with_prior(*recalled).tolist(), *columns, strict=True
+        ):
+            self._levels.said(route, fitted)
+            modelled = fitted + self._levels.of(route)
+            lost = (memory - quality) ** 2, (modelled - quality) ** 2, 1.0
+            self._contest = fade * self._contest + lost
+
+    def _ask_model(self, rows: _Ints) -> None:
+        """Note what the model says of remembered rows, where it was not asked before."""
+        buffer = self._buffer
+        fitted = buffer.columns("fitted")
+        fresh = rows[np.isnan(fitted[rows])]
+        if not len(fresh):
+            return
+        fitted[fresh] = 0.0
+        if self._model is None:
+            return
+        route = buffer.columns("route")[fresh]
+        known = route < self._model.n_routes
+        if known.any():
+            fresh, route = fresh[known], route[known]
+            mean = self._model.expect_many(buffer.embeddings[fresh])
+            fitted[fresh] = mean[np.arange(len(fresh)), route] - self._model.level[route]
 
     @property
     def _memory_weight(self) -> float:
@@ -466,26 +482,48 @@ class Router:
         fairly = (_CONTEST_LOST - memory / model) / (_CONTEST_LOST - _CONTEST_WON)
         return max(self._selectivity.weight, min(max(float(fairly), 0.0), 1.0))
 
-    def _surprises(self, rows: _Ints) -> tuple[_Floats, _Floats]:
-        """How far outcomes are from what their route did on similar queries before.
+    def _recalled(
+        self, rows: _Ints, near: _Ints, similarities: FloatArray, before: _Ints
+    ) -> tuple[_Floats, _Floats]:
+        """What the route of each row did on similar queries: kernel mass and mean.
 
-        NaN where it was not tried on similar ones: a new topic is not a change of the route.
-        Also returns what memory expected of the route, one half where it remembers nothing.
+        Only what came before the order that is given for each row counts.
         """
-        buffer = self._buffer
-        near, similarities = buffer.nearest(buffer.embeddings[rows], _PRECEDENTS + 1)
-        order, route = buffer.columns("order"), buffer.columns("route")
-        quality, weight = buffer.columns("quality"), buffer.columns("weight")
+        column = self._buffer.columns
         distance = 1.0 - similarities.astype(np.float64)
         width = _WIDTH * distance[:, min(_WIDTH_NEIGHBOUR, distance.shape[1] - 1)]
-        kernel = weight[near] * np.exp(-distance / np.maximum(width, 1e-4)[:, None])
-        before = order[near] < order[rows][:, None]
-        kernel *= before & (route[near] == route[rows][:, None])
+        kernel = column("weight")[near] * np.exp(-distance / np.maximum(width, 1e-4)[:, None])
+        kernel *= column("order")[near] < before[:, None]
+        kernel *= column("route")[near] == column("route")[rows][:, None]
         mass = kernel.sum(axis=1)
-        expected = (kernel * quality[near]).sum(axis=1) / np.maximum(mass, 1e-300)
-        surprise: _Floats = np.where(mass > _PRECEDENT_MASS, quality[rows] - expected, np.nan)
-        recalled: _Floats = (mass * expected + _MEMORY_PRIOR * 0.5) / (mass + _MEMORY_PRIOR)
-        return surprise, recalled
+        mean = (kernel * column("quality")[near]).sum(axis=1) / np.maximum(mass, 1e-300)
+        return mass, mean
+
+    def _consider(self, route: int, turn: Turn) -> None:
+        """Let precedents say whether a route has turned: a new topic is not a change of it.
+
+        Where the outcomes since the onset are as far from what the route did on similar queries
+        before, or at least half as far, it has turned; by how much, precedents say.
+        """
+        column = self._buffer.columns
+        since = np.flatnonzero((column("route") == route) & (column("order") >= turn.onset))
+        rows = since[np.linspace(0, len(since) - 1, min(len(since), _WITNESSES)).astype(np.int64)]
+        k = len(since) + _PRECEDENTS
+        near, similarities = self._buffer.nearest(self._buffer.embeddings[rows], k)
+        before = np.full(len(rows), turn.onset)
+        mass, mean = self._recalled(rows, near, similarities, before)
+        known = mass > _PRECEDENT_MASS
+        if known.sum() < _QUORUM:
+            return
+        change = float((column("quality")[rows] - mean)[known].mean())
+        if change * turn.mean > 0.5 * turn.mean**2:
+            self._levels.restart(route, change, turn)
+            self._shift(route, change)
+
+    def _near(self, embedding: FloatArray) -> _Near:
+        rows, similarities = self._buffer.nearest(embedding, _NEIGHBOURS)
+        self._ask_model(rows)
+        return _Near(self._buffer, rows, similarities)
 
     def _shift(self, route: int, change: float) -> None:
         """Judge what a route achieved before its last turn as if it had happened after."""
@@ -503,6 +541,12 @@ class Router:
         self._learned = self._buffer.seen
 
 
+def _with_prior(mass: _Floats, mean: _Floats) -> _Floats:
+    """What memory expects, one half where it remembers nothing."""
+    recalled: _Floats = (mass * mean + _MEMORY_PRIOR * 0.5) / (mass + _MEMORY_PRIOR)
+    return recalled
+
+
 def _inside(expected: _Floats) -> _Floats:
     """Bend what a linear model says into (0, 1), keeping the order: clipping would make ties."""
     low = _EDGE * np.exp(np.minimum(expected / _EDGE - 1.0, 0.0))
@@ -513,8 +557,7 @@ def _inside(expected: _Floats) -> _Floats:
 class _Near:
     """The nearest remembered rows of a query, with their kernel."""
 
-    def __init__(self, buffer: TrajectoryBuffer, embedding: FloatArray) -> None:
-        rows, similarities = buffer.nearest(embedding, _NEIGHBOURS)
+    def __init__(self, buffer: TrajectoryBuffer, rows: _Ints, similarities: FloatArray) -> None:
         self.route: _Ints = buffer.columns("route")[rows]
         self.quality: _Floats = buffer.columns("quality")[rows]
         self.fitted: _Floats = buffer.columns("fitted")[rows]

@@ -21,7 +21,7 @@ class Selectivity:
     tried where it was thought to work. A random log has a negative gain after a few dozen rows.
     """
 
-    neighbours, prior, half_life = 16, 4.0, 1000.0
+    neighbours, prior = 16, 4.0
     low, high = 0.1, 0.3
 
     def __init__(self) -> None:
@@ -30,29 +30,40 @@ class Selectivity:
 
     @property
     def weight(self) -> float:
+        """How far routes were chosen for the query, in [0, 1]."""
         gain = self.gain / self.rows
         return float(min(max((gain - self.low) / (self.high - self.low), 0.0), 1.0))
 
-    def add(self, buffer: TrajectoryBuffer, rows: _Ints, n_routes: int) -> None:
+    def add(
+        self, buffer: TrajectoryBuffer, rows: _Ints, near: _Ints, n_routes: int, fade: float
+    ) -> None:
+        """Take in some outcomes.
+
+        Parameters
+        ----------
+        buffer : TrajectoryBuffer
+        rows : ndarray of shape (n,), int64
+            The outcomes, oldest first.
+        near : ndarray of shape (n, k), int64
+            The rows nearest to each, best first, themselves among them.
+        n_routes : int
+        fade : float
+            What each outcome leaves of those before it.
+        """
         if n_routes < 2:
             return
-        if buffer.seen > self.half_life:
-            rows = rows[rows % 4 == 0]
-        if not len(rows):
-            return
         route, weight = buffer.columns("route"), buffer.columns("weight")
-        found, _ = buffer.nearest(buffer.embeddings[rows], self.neighbours + 1)
+        others = near != rows[:, None]
+        others &= others.cumsum(axis=1) <= self.neighbours
+        # A row that stands for several outcomes has as many votes.
+        votes = np.where(others, weight[near], 0.0)
+        mine = route[rows]
+        agreed = np.where(route[near] == mine[:, None], votes, 0.0).sum(axis=1)
+        count = others.sum(axis=1)
         totals = np.bincount(route, weight, n_routes)
-        for row, near in zip(rows, found, strict=True):
-            others = near[near != row][: self.neighbours]
-            if not len(others):
-                continue
-            mine = route[row]
-            share = (totals[mine] - weight[row] + 1.0) / (totals.sum() - weight[row] + n_routes)
-            # A row that stands for several outcomes has as many votes.
-            votes = weight[others]
-            agree = len(others) * float(votes[route[others] == mine].sum() / votes.sum())
-            local = (agree + self.prior * share) / (len(others) + self.prior)
-            fade = 0.5 ** (1.0 / self.half_life)
-            self.gain = fade * self.gain + np.log(local / share)
+        share = (totals[mine] - weight[rows] + 1.0) / (totals.sum() - weight[rows] + n_routes)
+        agree = count * agreed / np.maximum(votes.sum(axis=1), 1e-300)
+        gain = np.log((agree + self.prior * share) / (count + self.prior) / share)
+        for one in gain[count > 0].tolist():
+            self.gain = fade * self.gain + one
             self.rows = fade * self.rows + 1.0
