@@ -76,6 +76,18 @@ def test_damaged_history_and_config_are_told(stopped, capsys):
     assert "hidden_dim" in out
 
 
+def test_a_damaged_tenant_stops_no_other_and_damaged_history_stops_nobody(stopped):
+    tenants = stopped / "tenants"
+    (tenants / "broken").mkdir()
+    (tenants / "broken/config.json").write_text("no configuration")
+    (tenants / "default/history.db").write_bytes(b"no database at all" * 100)
+    with Running(stopped) as running:  # ready all the same
+        assert running.wait_for("not opened")["tenant"] == "broken"
+        assert running.post(make_export("a").to_bytes())[0] == 200
+        assert running.json("GET", "/v1/agents")[1]["total"] == 3
+    assert list((tenants / "default").glob("history.damaged-*"))
+
+
 def test_each_decision_is_one_line_of_json(tmp_path):
     with Running(tmp_path) as running:
         running.post(make_export("logged").to_bytes())

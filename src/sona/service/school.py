@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,8 @@ from sona.service.logs import decided
 
 __all__ = ["School"]
 
-_AGAIN_SECONDS = 0.5
+#: Time before a learner that died is replaced; doubled while they go on dying.
+_AGAIN_SECONDS, _MOST_SECONDS = 0.5, 60.0
 
 
 class School:
@@ -33,7 +35,12 @@ class School:
         self._folder = folder
         self._loop = asyncio.get_running_loop()
         self._pupils: dict[str, Callable[[Lesson], None]] = {}
+        # Told and not heard of since; with more news meanwhile. So a learner that does not read
+        # is sent one line for each tenant, and the pipe never fills.
+        self._told: set[str] = set()
+        self._news: set[str] = set()
         self._process: subprocess.Popen[str] | None = None
+        self._pause = _AGAIN_SECONDS
         self._closed = False
 
     def enrol(self, tenant: str, learned: Callable[[Lesson], None]) -> None:
@@ -41,29 +48,38 @@ class School:
         self._pupils[tenant] = learned
         self._tell(tenant)
 
-    def _tell(self, tenant: str) -> None:
-        if self._closed:
-            return
-        if self._process is None:
-            self._start()
-        assert self._process is not None
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(tenant + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            pass  # it has just died; the next one is told of everybody
-
     def close(self) -> None:
         """End the process; what it had not learned yet waits in the store."""
         self._closed = True
         if self._process is not None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            self._process.wait()
+            self._hang_up(self._process)
+            try:
+                self._process.wait(5.0)
+            except subprocess.TimeoutExpired:  # stopped from outside
+                self._process.kill()
+                self._process.wait()
 
-    def _start(self) -> None:
-        self._process = process = subprocess.Popen(
+    def _tell(self, tenant: str) -> None:
+        if self._closed:
+            return
+        if tenant in self._told:
+            self._news.add(tenant)
+            return
+        self._told.add(tenant)
+        try:
+            if self._process is None:
+                self._process = self._start()
+            assert self._process.stdin is not None
+            self._process.stdin.write(tenant + "\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            if self._process is None:
+                decided("no learner", {"detail": str(error)}, logging.ERROR)
+                self._loop.call_later(self._pause, self._again)
+            # else it has just died; the next one is told of everybody
+
+    def _start(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
             [sys.executable, "-m", "sona.service.learner", os.fspath(self._folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -71,6 +87,7 @@ class School:
         )
         decided("learner started", {"pid": process.pid})
         threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+        return process
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -82,18 +99,32 @@ class School:
             self._loop.call_soon_threadsafe(self._lost, process)
 
     def _learned(self, lesson: Lesson) -> None:
-        if not self._closed:
-            self._pupils[lesson.tenant](lesson)
+        if self._closed:
+            return
+        self._pause = _AGAIN_SECONDS
+        self._told.discard(lesson.tenant)
+        if lesson.tenant in self._news:
+            self._news.remove(lesson.tenant)
+            self._tell(lesson.tenant)
+        self._pupils[lesson.tenant](lesson)
 
     def _lost(self, process: subprocess.Popen[str]) -> None:
         if self._closed:
             return
         decided("learner lost", {"status": process.wait()}, logging.ERROR)
-        assert process.stdin is not None
-        process.stdin.close()
-        self._loop.call_later(_AGAIN_SECONDS, self._again)
+        self._hang_up(process)
+        self._loop.call_later(self._pause, self._again)
+        self._pause = min(2.0 * self._pause, _MOST_SECONDS)
 
     def _again(self) -> None:
         self._process = None
+        self._told.clear()
+        self._news.clear()
         for tenant in self._pupils:
             self._tell(tenant)
+
+    @staticmethod
+    def _hang_up(process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        with suppress(OSError):  # what is buffered for one that died has no reader
+            process.stdin.close()

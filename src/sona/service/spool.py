@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sona import state
@@ -44,7 +45,10 @@ class Spool:
         StoreError
             If the spool is full or cannot be written.
         """
-        held = sum(path.stat().st_size for path in self._folder.glob("*" + _SUFFIX))
+        held = 0
+        for path in self._folder.glob("*" + _SUFFIX):
+            with suppress(FileNotFoundError):  # another process has sent it meanwhile
+                held += path.stat().st_size
         if held + len(data) > self._max_bytes:
             raise StoreError(
                 f"`spool`: {os.fspath(self._folder)!r} may hold {self._max_bytes} bytes; it holds"

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from sona import state
+from sona import state, wire
 from sona.config import SonaConfig
 from sona.errors import FormatError, SonaError, StoreError
 from sona.federated import AgentExport, AggregationResult, FederatedCoordinator
@@ -155,8 +155,9 @@ class Tenant:
 
     def note_costs(self, costs: Mapping[str, float] | None) -> None:
         """Remember what a caller says that routes cost; shown, never decided by."""
-        if costs and len(self.costs) < _COSTS:
-            self.costs.update(costs)
+        for route, cost in (costs or {}).items():
+            if route in self.costs or len(self.costs) < _COSTS:
+                self.costs[route] = cost
 
     @property
     def coordinator(self) -> FederatedCoordinator:
@@ -231,13 +232,26 @@ class Tenant:
     def _load(self) -> None:
         config = self._config()
         if self.history is None:
-            self.history = History(self._folder / HISTORY)
+            self.history = self._open_history()
         self._coordinator = FederatedCoordinator(
             self.name, config, store=os.fspath(self._folder / STORE)
         )
 
+    def _open_history(self) -> History:
+        path = self._folder / HISTORY
+        try:
+            return History(path)
+        except StoreError as error:  # damaged: no reason to stop anybody
+            self._troubled("history set aside", str(error))
+            os.replace(path, path.with_suffix(f".damaged-{now_ms()}"))
+            return History(path)
+
     def _config(self) -> SonaConfig:
-        return msgspec.json.decode((self._folder / CONFIG).read_bytes(), type=SonaConfig)
+        path = self._folder / CONFIG
+        try:
+            return wire.decode_json(path.read_bytes(), SonaConfig)
+        except (FormatError, OSError) as error:
+            raise StoreError(f"`store`: cannot read {str(path)!r}: {error}") from error
 
     def _unload(self) -> None:
         if self.history is not None:

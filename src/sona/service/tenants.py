@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 
 from sona.service.folder import TENANTS, TOKENS, hold, tenants_of
 from sona.service.limits import Limits
+from sona.service.logs import decided
 from sona.service.metrics import Metrics
 from sona.service.school import School
 from sona.service.telemetry import Telemetry
@@ -50,7 +52,10 @@ class Tenants:
     async def open_all(self) -> None:
         """Open every tenant that the folder holds."""
         names = tenants_of(self.folder)
-        await asyncio.gather(*(self.get(name) for name in names))
+        opened = await asyncio.gather(*map(self.get, names), return_exceptions=True)
+        for name, result in zip(names, opened, strict=True):
+            if isinstance(result, BaseException):  # the others are served all the same
+                decided("not opened", {"tenant": name, "detail": str(result)}, logging.ERROR)
 
     async def get(self, name: str) -> Tenant:
         """Return a tenant, opening it when it is first asked for."""
