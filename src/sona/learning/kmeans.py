@@ -25,7 +25,7 @@ from sona.learning.seeding import choose_seeds
 __all__ = ["SphericalKMeans"]
 
 # Moves of single points go on while a round of them takes this share off the inertia.
-_WORTH = 3e-3
+_WORTH = 5e-3
 # Points whose products with all centroids are held at a time.
 _BLOCK = 1024
 
@@ -71,8 +71,8 @@ class SphericalKMeans:
 
     Costs 2 * n * k * dim operations per iteration [1]_, less where 8-bit products rule most
     centroids out, and two or three times as many for the start. Moves of single points [2]_ are
-    worth 1 to 2 % of the inertia where there is no structure, and next to nothing where clusters
-    are sharp; there they cost one iteration.
+    worth 1 % of the inertia where there is no structure, and next to nothing where clusters are
+    sharp; there they cost one iteration.
 
     References
     ----------
