@@ -47,8 +47,8 @@ def serve(
 ) -> int:
     """Run a node until SIGTERM or SIGINT."""
     # Learning is Python that computes, answering is Python that waits: with the default of 5 ms
-    # each step of an answer would wait as long as a whole answer takes.
-    sys.setswitchinterval(0.0002)
+    # each step of an answer would wait longer than a whole answer takes.
+    sys.setswitchinterval(0.001)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
