@@ -2,7 +2,8 @@
 
 Everything is real: the images are scikit-learn's copy of the UCI digits, every route is a
 classifier trained on five of the ten digits, and the quality of a request is whether that
-classifier reads that image correctly.
+classifier reads that image correctly. As in a fleet of models, some are strong and some weak: a
+digit is known to one support vector machine and to one shallow decision tree.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class DigitFleet:
     Attributes
     ----------
     routes : list of str
-        Names that say which digits the classifier was trained on, for example ``"reads-02468"``.
+        Names that say what the classifier is and which digits it was trained on, for example
+        ``"svm-02468"``.
     traffic, held_out : Traffic
         700 requests for agents to learn from; 497 that no agent ever sees.
     """
@@ -60,6 +62,7 @@ class DigitFleet:
         try:
             from sklearn.datasets import load_digits
             from sklearn.svm import SVC
+            from sklearn.tree import DecisionTreeClassifier
         except ImportError:
             raise MissingExtraError(
                 "the demo needs scikit-learn; install it with: pip install 'sona[demo]'"
@@ -70,11 +73,13 @@ class DigitFleet:
         training = order[:600]
         self.routes: list[str] = []
         columns = []
-        for known in self._halves():
-            rows = training[np.isin(digits[training], known)]
-            classifier = SVC(C=10.0).fit(images[rows], digits[rows])
-            columns.append(classifier.predict(images) == digits)
-            self.routes.append("reads-" + "".join(str(digit) for digit in known))
+        readers = {"svm": SVC(C=10.0), "tree": DecisionTreeClassifier(max_depth=3, random_state=0)}
+        for kind, reader in readers.items():
+            for known in self._halves():
+                rows = training[np.isin(digits[training], known)]
+                reader.fit(images[rows], digits[rows])
+                columns.append(reader.predict(images) == digits)
+                self.routes.append(f"{kind}-" + "".join(str(digit) for digit in known))
         everything = Traffic(
             images.astype(np.float32), digits, np.stack(columns, axis=1).astype(np.float64)
         )
@@ -88,9 +93,6 @@ class DigitFleet:
         return self.traffic.pick(self._rng.choice(rows, size=n_requests))
 
     def _halves(self) -> list[list[int]]:
-        # Two random ways to cut the ten digits in halves: every digit is known to two routes.
-        halves = []
-        for _ in range(2):
-            half = set(self._rng.permutation(10)[:5].tolist())
-            halves += [sorted(half), sorted(set(range(10)) - half)]
-        return halves
+        """Cut the ten digits in two at random."""
+        half = set(self._rng.permutation(10)[:5].tolist())
+        return [sorted(half), sorted(set(range(10)) - half)]

@@ -28,6 +28,14 @@ from sona import wire
 from sona.errors import RangeError
 from sona.learning.buffer import TrajectoryBuffer
 from sona.learning.levels import Levels, Turn
+from sona.learning.neighbours import (
+    MEMORY_PRIOR,
+    NEIGHBOURS,
+    WIDTHS,
+    Neighbours,
+    foretelling_width,
+    kernel,
+)
 from sona.learning.outcome import PRIOR_OUTCOMES, OutcomeModel, Points
 from sona.learning.selectivity import Selectivity
 from sona.learning.sketch import Sketch
@@ -38,12 +46,6 @@ __all__ = ["Choice", "Router"]
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
 
-_NEIGHBOURS = 64
-#: The kernel's width is set by the similarity of this neighbour, so that it fits every embedding
-#: and narrows as memory fills.
-_WIDTH_NEIGHBOUR = 16
-_WIDTH = 0.1
-_MEMORY_PRIOR = 0.05
 _RESIDUAL_PRIOR = 10.0
 #: A neighbour that the model has not learned from counts wherever it is: 20 of them weigh as
 #: much as the prior.
@@ -139,6 +141,7 @@ class Router:
         self._selectivity = Selectivity()
         # Decaying squared errors of what memory and what the model expected, and their weight.
         self._contest = np.array([0.25, 0.25, 1.0]) * _CONTEST_PRIOR
+        self._width = WIDTHS[0]
 
     @property
     def routes(self) -> list[str]:
@@ -234,6 +237,8 @@ class Router:
         self._look_up()
         if not len(self._buffer) or self._outranked:
             return
+        if self._memory_weight > 0.0:
+            self._width = foretelling_width(self._buffer)
         column = self._buffer.columns
         for route, change in self._levels.settle():
             self._shift(route, change)
@@ -268,7 +273,9 @@ class Router:
             variance[:known] = posterior + variance[:known]
         if not len(self._buffer):
             return _inside(expected), np.sqrt(variance)
-        near = self._near(embedding)
+        rows, similarities = self._buffer.nearest(embedding, NEIGHBOURS)
+        self._ask_model(rows)
+        near = Neighbours(self._buffer, rows, similarities, self._width)
         weight = near.kernel + np.where(near.order >= self._learned, _FRESH_WEIGHT, 0.0) * near.mass
         error = near.quality - near.fitted - level[near.route]
         support = np.bincount(near.route, weight, n) + _RESIDUAL_PRIOR
@@ -276,7 +283,7 @@ class Router:
         variance = variance * (_RESIDUAL_PRIOR / support)
         trust = self._memory_weight
         if trust > 0.0:
-            local, doubt = self._remembered(near, n)
+            local, doubt = near.remembered(n, _NEVER_TRIED * self._levels.overall)
             variance = (
                 (1 - trust) * variance
                 + trust * doubt
@@ -377,6 +384,7 @@ class Router:
             **named,
             "selectivity": np.array([self._selectivity.gain, self._selectivity.rows]),
             "contest": self._contest.copy(),
+            "width": np.array([self._width]),
             "progress": np.array([self._learned, self._next_look]),
         }
 
@@ -402,6 +410,7 @@ class Router:
         self._levels = Levels.from_arrays(wire.under(arrays, "levels."))
         self._selectivity.gain, self._selectivity.rows = arrays["selectivity"].tolist()
         self._contest = arrays["contest"].copy()
+        self._width = float(arrays["width"][0])
         self._learned, self._next_look = arrays["progress"].tolist()
         self._waiting = []
         self._model = OutcomeModel(model) if model else None
@@ -417,19 +426,6 @@ class Router:
         overall = self._levels.overall
         trust = self._memory_weight
         return overall * (1.0 - trust + trust * _NEVER_TRIED), 0.5
-
-    def _remembered(self, near: _Near, n: int) -> tuple[_Floats, _Floats]:
-        """The memory expert: kernel mean of what was tried near, low where nothing was."""
-        low = _NEVER_TRIED * self._levels.overall
-        mass = np.bincount(near.route, near.kernel, n)
-        support = mass + _MEMORY_PRIOR
-        quality = np.clip(near.quality, 0.0, 1.0)
-        mean = (np.bincount(near.route, near.kernel * quality, n) + _MEMORY_PRIOR * low) / support
-        squares = np.bincount(near.route, np.square(near.kernel) / near.mass, n)
-        voices = np.square(mass) / np.maximum(squares, 1e-300)
-        smoothed = (mean * voices + 0.5) / (voices + 1.0)
-        sampling = smoothed * (1.0 - smoothed) / (voices + 1.0)
-        return mean, sampling
 
     def _look_up(self) -> None:
         """Let memory, model and selectivity be judged by the outcomes that wait for it."""
@@ -490,13 +486,11 @@ class Router:
         Only what came before the order that is given for each row counts.
         """
         column = self._buffer.columns
-        distance = 1.0 - similarities.astype(np.float64)
-        width = _WIDTH * distance[:, min(_WIDTH_NEIGHBOUR, distance.shape[1] - 1)]
-        kernel = column("weight")[near] * np.exp(-distance / np.maximum(width, 1e-4)[:, None])
-        kernel *= column("order")[near] < before[:, None]
-        kernel *= column("route")[near] == column("route")[rows][:, None]
-        mass = kernel.sum(axis=1)
-        mean = (kernel * column("quality")[near]).sum(axis=1) / np.maximum(mass, 1e-300)
+        voices = column("weight")[near] * kernel(similarities, self._width)
+        voices *= column("order")[near] < before[:, None]
+        voices *= column("route")[near] == column("route")[rows][:, None]
+        mass = voices.sum(axis=1)
+        mean = (voices * column("quality")[near]).sum(axis=1) / np.maximum(mass, 1e-300)
         return mass, mean
 
     def _consider(self, route: int, turn: Turn) -> None:
@@ -520,11 +514,6 @@ class Router:
             self._levels.restart(route, change, turn)
             self._shift(route, change)
 
-    def _near(self, embedding: FloatArray) -> _Near:
-        rows, similarities = self._buffer.nearest(embedding, _NEIGHBOURS)
-        self._ask_model(rows)
-        return _Near(self._buffer, rows, similarities)
-
     def _shift(self, route: int, change: float) -> None:
         """Judge what a route achieved before its last turn as if it had happened after."""
         column = self._buffer.columns
@@ -543,7 +532,7 @@ class Router:
 
 def _with_prior(mass: _Floats, mean: _Floats) -> _Floats:
     """What memory expects, one half where it remembers nothing."""
-    recalled: _Floats = (mass * mean + _MEMORY_PRIOR * 0.5) / (mass + _MEMORY_PRIOR)
+    recalled: _Floats = (mass * mean + MEMORY_PRIOR * 0.5) / (mass + MEMORY_PRIOR)
     return recalled
 
 
@@ -552,17 +541,3 @@ def _inside(expected: _Floats) -> _Floats:
     low = _EDGE * np.exp(np.minimum(expected / _EDGE - 1.0, 0.0))
     high = 1.0 - _EDGE * np.exp(np.minimum((1.0 - expected) / _EDGE - 1.0, 0.0))
     return np.where(expected < _EDGE, low, np.where(expected > 1.0 - _EDGE, high, expected))
-
-
-class _Near:
-    """The nearest remembered rows of a query, with their kernel."""
-
-    def __init__(self, buffer: TrajectoryBuffer, rows: _Ints, similarities: FloatArray) -> None:
-        self.route: _Ints = buffer.columns("route")[rows]
-        self.quality: _Floats = buffer.columns("quality")[rows]
-        self.fitted: _Floats = buffer.columns("fitted")[rows]
-        self.mass: _Floats = buffer.columns("weight")[rows]
-        self.order: _Ints = buffer.columns("order")[rows]
-        distance = 1.0 - similarities.astype(np.float64)
-        width = _WIDTH * distance[min(_WIDTH_NEIGHBOUR, len(distance)) - 1]
-        self.kernel: _Floats = self.mass * np.exp(-distance / max(width, 1e-4))
