@@ -11,9 +11,6 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from sona import SonaConfig, SonaEngine
 
 DIM = 32
@@ -22,6 +19,9 @@ LAYERS = ["model.layers.0.mlp.down_proj", "model.layers.1.self_attn.o_proj"]
 
 @pytest.fixture
 def llama():
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=50,
@@ -49,4 +49,6 @@ def engine():
 
 @pytest.fixture
 def tokens():
+    import torch
+
     return torch.randint(0, 50, (2, 5), generator=torch.Generator().manual_seed(2))

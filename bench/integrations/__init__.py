@@ -1,0 +1,1 @@
+"""What sona costs inside other programs: ``python -m bench.integrations.hooks``, ``.litellm``."""
