@@ -137,6 +137,7 @@ def main() -> None:
         ):
             apart = max(known.apart(expected) for known in found)
             worst[name] = max(apart, worst.get(name, 0.0))
+        print(f"seed {seed}: {worst}", flush=True)
     for name, apart in worst.items():
         print(f"{name}: largest difference over {args.seeds} seeds {apart:g}, counts identical")
     assert not any(worst.values())

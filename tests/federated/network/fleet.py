@@ -78,7 +78,7 @@ def knowledge(of):
     )
 
 
-def eventually(holds, within=20.0):
+def eventually(holds, within=60.0):
     """Wait until `holds()`; the limit only ends a test that would hang."""
     deadline = time.monotonic() + within
     while not holds():
@@ -113,6 +113,6 @@ class Process:
         return self._wait()
 
     def _wait(self):
-        status = self._process.wait(timeout=30)
+        status = self._process.wait(timeout=60)
         self._process.stdout.close()
         return status

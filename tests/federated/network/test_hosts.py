@@ -103,7 +103,7 @@ def test_a_region_is_killed_and_the_one_above_is_away(lan, fleet):
     upper.start()
     region.start()
     assert fleet.submit(north, north, 2, 4) == ["True", "False"]
-    eventually(lambda: count(upper) == 5, within=60.0)
+    eventually(lambda: count(upper) == 5)
     fleet.stop()
     for process in (upper, region):
         knows_what_one_would(process, [export(n) for n in range(5)])
@@ -119,7 +119,7 @@ def test_a_slow_link_and_what_is_delivered_twice(lan, fleet):
     assert fleet.submit(north, north, 0, 1, 2) == ["False"] * 3
     assert fleet.submit(south, south, 2, 3) == ["False"] * 2  # 2 was handed in to both regions
     assert fleet.submit(south, top, 4, 0) in (["False", "True"], ["False", "False"])
-    eventually(lambda: count(upper) == 5, within=60.0)
+    eventually(lambda: count(upper) == 5)
     fleet.stop()
     knows_what_one_would(upper, [export(n) for n in range(5)])
 
