@@ -30,6 +30,7 @@ def test_quick_benchmarks_run() -> None:
             "ignore",
             "--quick",
             "bench/kernels",
+            "bench/instant",
         ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

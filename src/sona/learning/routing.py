@@ -538,6 +538,8 @@ def _with_prior(mass: _Floats, mean: _Floats) -> _Floats:
 
 def _inside(expected: _Floats) -> _Floats:
     """Bend what a linear model says into (0, 1), keeping the order: clipping would make ties."""
+    if expected.min(initial=0.5) >= _EDGE and expected.max(initial=0.5) <= 1.0 - _EDGE:
+        return expected
     low = _EDGE * np.exp(np.minimum(expected / _EDGE - 1.0, 0.0))
     high = 1.0 - _EDGE * np.exp(np.minimum((1.0 - expected) / _EDGE - 1.0, 0.0))
     return np.where(expected < _EDGE, low, np.where(expected > 1.0 - _EDGE, high, expected))
