@@ -198,18 +198,26 @@ def extract_case(n: int, k: int, kind: str = "clustered") -> Case:
 
 
 def _lloyd_in_double(points: Any, init: Any, n_iter: int) -> Any:
+    """Labels of a plain run; an empty cluster takes over the point that is served worst."""
     wide, centroids = points.astype(np.float64), init.astype(np.float64)
     labels = (wide @ centroids.T).argmax(axis=1)
     for _ in range(n_iter):
-        sums = np.zeros_like(centroids)
-        np.add.at(sums, labels, wide)
+        served = np.einsum("ij,ij->i", wide, centroids[labels])
+        for empty in np.setdiff1d(np.arange(len(init)), labels):
+            worst = int(served.argmin())
+            labels[worst] = empty
+            served = np.maximum(served, wide @ wide[worst])
+        sums = _sums(wide, labels, len(init))
         centroids = sums / np.linalg.norm(sums, axis=1, keepdims=True)
         labels = (wide @ centroids.T).argmax(axis=1)
     return labels
 
 
+def _sums(points: Any, labels: Any, k: int) -> Any:
+    return np.stack([points[labels == c].sum(axis=0, dtype=np.float64) for c in range(k)])
+
+
 def _inertia(points: Any, labels: Any, k: int) -> float:
     """Squared distances of unit points from the unit centroids that serve their clusters best."""
-    sums = np.zeros((k, points.shape[1]))
-    np.add.at(sums, labels, points)
+    sums = _sums(points, labels, k)
     return 2.0 * len(points) - 2.0 * float(np.linalg.norm(sums, axis=1).sum())
