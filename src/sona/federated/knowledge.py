@@ -8,7 +8,7 @@ one time in canonical order, so the order of arrival does not matter. Between tw
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -22,6 +22,8 @@ from sona.engine import SonaEngine
 from sona.federated.export import AgentExport
 from sona.federated.merge import Session
 from sona.federated.records import Standing
+from sona.federated.reputation import Evidence, Places, Sample, Verdict, judge
+from sona.learning.sketch import Sketch
 from sona.types import FloatArray, LearnResult, Trajectory
 
 __all__ = ["Knowledge", "Reading", "learn"]
@@ -40,26 +42,25 @@ class Reading(NamedTuple):
         In order of time; of a compact export the single row 0, its sketch.
     times : ndarray of int64
         When they happened, milliseconds since the epoch.
+    sketch : Sketch, optional
+        What a compact export teaches.
     """
 
     export: AgentExport
     rows: NDArray[np.int64]
     times: NDArray[np.int64]
+    sketch: Sketch | None = None
 
     @classmethod
     def of(cls, export: AgentExport, valid: NDArray[np.bool_]) -> Reading:
         """Take the well-formed rows."""
         if export.sketch is not None:
-            return cls(export, np.zeros(1, np.int64), np.array([export.timestamp]))
+            times = np.array([export.timestamp])
+            return cls(export, np.zeros(1, np.int64), times, export.sketch)
         rows = np.flatnonzero(valid)
         times = export.trajectories.timestamps[rows]
         order = np.argsort(times, kind="stable")
         return cls(export, rows[order], times[order])
-
-    def only(self, rows: NDArray[np.bool_]) -> Reading:
-        """Return the reading without rows that `rows` does not mark."""
-        kept = rows[self.rows]
-        return Reading(self.export, self.rows[kept], self.times[kept])
 
 
 class _Known(NamedTuple):
@@ -135,9 +136,9 @@ class Knowledge:
 
     def replay(self, chunks: Iterable[Reading]) -> None:
         """Let the engine learn rows, in the order given."""
-        for export, rows, times in chunks:
-            if export.sketch is not None:
-                self.engine.submit_sketch(export.sketch)
+        for export, rows, times, sketch in chunks:
+            if sketch is not None:
+                self.engine.submit_sketch(sketch)
                 continue
             table = export.trajectories
             for row, timestamp in zip(rows.tolist(), times.tolist(), strict=True):
@@ -217,22 +218,45 @@ def learn(
     """
     knowledge = Knowledge(config)
     sessions = sorted(starts)
+    verdict = _verdict(config, sessions, read)
+    knowledge.standings = verdict.standings
 
     def load(number: int) -> Reading | None:
         found = read(sessions[number])
-        if found is None:
+        if found is None or verdict.dropped(found[0].agent_id):
             return None
-        knowledge.note(found[0])
-        return Reading.of(*found)
+        export, valid = found
+        knowledge.note(export)
+        if export.sketch is not None:
+            return Reading.of(export, valid)._replace(sketch=verdict.thinned(export))
+        return Reading.of(export, valid & verdict.kept(export))
 
     queue = sorted((starts[session], number) for number, session in enumerate(sessions))
     knowledge.replay(_in_time(queue, load))
     result = knowledge.engine.force_learn()
     for session in sessions:
         found = read(session)
-        if found is not None:
+        if found is not None and not verdict.dropped(session[0]):
             knowledge.count_backing(*found)
     return knowledge, result
+
+
+def _verdict(
+    config: SonaConfig,
+    sessions: Sequence[Session],
+    read: Callable[[Session], tuple[AgentExport, NDArray[np.bool_]] | None],
+) -> Verdict:
+    """Let the agents judge each other."""
+    sample = Sample(config.embedding_dim_)
+    for found in filter(None, map(read, sessions)):
+        sample.add(found[0].agent_id, found[0].export_id, Places.of(*found))
+    cells = sample.cells(config.seed)
+    if cells is None:
+        return Verdict({}, {})
+    evidence = Evidence(cells)
+    for found in filter(None, map(read, sessions)):
+        evidence.add(found[0].agent_id, Places.of(*found))
+    return judge(evidence)
 
 
 def _in_time(
@@ -257,7 +281,7 @@ def _in_time(
         if rivals:
             time, rival = min(rivals)
             end = int(np.searchsorted(reading.times, time, "right" if number < rival else "left"))
-        yield Reading(reading.export, reading.rows[at:end], reading.times[at:end])
+        yield reading._replace(rows=reading.rows[at:end], times=reading.times[at:end])
         if end < len(reading.rows):
             heappush(heap, (int(reading.times[end]), number, end, reading))
 
