@@ -260,7 +260,7 @@ def test_a_damaged_snapshot_is_set_aside_and_the_one_before_it_used(tmp_path):
     assert again.metrics.consolidations == 0
     assert again.snapshots()[0].fault is not None
     assert any(f"snapshot {newest}" in line for line in again.store.check())
-    with pytest.raises(ValueError, match="snapshot|damaged"):
+    with pytest.raises(ValueError, match="damaged"):
         again.rollback(newest)
     again.close()
 
@@ -289,7 +289,7 @@ def test_a_store_that_cannot_be_written_refuses_and_changes_nothing(tmp_path):
     coord.aggregate(export("agent-0"))
     before = fingerprint(coord)
     database.read("PRAGMA query_only=1")  # what a disk that turned read-only answers
-    with pytest.raises(StoreError, match="readonly|read-only"):
+    with pytest.raises(StoreError, match="readonly"):
         coord.aggregate(export("agent-1", axis=1))
     with pytest.raises(StoreError):
         coord.withdraw("agent-0")

@@ -1,0 +1,166 @@
+"""Hostile agents: malformed rows, strikes, agents who contradict everybody, too few backers."""
+
+import numpy as np
+import pytest
+
+from sona import SonaConfig
+from sona.errors import RangeError
+from sona.federated import AgentExport, EphemeralAgent, FederatedCoordinator, TrajectoryExport
+
+DIM = 8
+AXES = np.eye(DIM, dtype=np.float32)
+# Routing only: adapters take no part in whom to believe.
+CONFIG = SonaConfig.for_coordinator(
+    hidden_dim=DIM, pattern_clusters=20, micro_lora_lr=0.0, base_lora_lr=0.0
+)
+ROUTES = ("good", "bad")
+# What a route is worth on each of the two topics.
+WORTH = {("good", 0): 0.9, ("bad", 0): 0.2, ("good", 1): 0.8, ("bad", 1): 0.3}
+
+
+def export(agent, lies=lambda route, quality: (route, quality), n=60, seed=None, topics=2):
+    rng = np.random.default_rng([seed if seed is not None else sum(agent.encode()), n])
+    rows = []
+    for i in range(n):
+        topic, route = int(rng.integers(topics)), ROUTES[int(rng.integers(2))]
+        quality = float(rng.random() < WORTH[route, topic])
+        told, quality = lies(route, quality)
+        noise = 0.1 * rng.standard_normal(DIM)
+        rows.append(TrajectoryExport(AXES[topic] + noise, quality, told, (), 1000 + i))
+    return AgentExport(agent, rows, None, 500, 2000)
+
+
+def invert(route, quality):
+    return route, 1.0 - quality
+
+
+def promote(route, quality):
+    return "bad", 1.0
+
+
+def fleet(liars=(), lie=invert, honest=16):
+    coord = FederatedCoordinator("c", CONFIG)
+    for number in range(honest):
+        coord.aggregate(export(f"honest-{number}"))
+    for name in liars:
+        coord.aggregate(export(name, lie))
+    coord.force_consolidate()
+    return coord
+
+
+def worth(coord):
+    """True worth of what is chosen on both topics."""
+    return sum(WORTH[coord.route(AXES[topic], list(ROUTES)).route, topic] for topic in (0, 1))
+
+
+def dropped(coord):
+    return {agent for agent, standing in coord.reputation.items() if standing.dropped}
+
+
+def test_nobody_honest_is_dropped():
+    coord = fleet()
+    assert dropped(coord) == set()
+    assert all(standing.judged > 0 for standing in coord.reputation.values())
+
+
+@pytest.mark.parametrize("lie", [invert, promote])
+def test_who_contradicts_everybody_is_left_out(lie):
+    liars = {f"liar-{number}" for number in range(4)}
+    coord = fleet(sorted(liars), lie)
+    assert dropped(coord) == liars
+    clean = fleet()
+    for x in AXES[:2]:
+        assert coord.route(x).expected == clean.route(x).expected
+    assert coord.agent_count == 20  # held and counted, not learned
+
+
+def test_saying_it_more_often_does_not_help():
+    coord = FederatedCoordinator("c", CONFIG)
+    for number in range(16):
+        coord.aggregate(export(f"honest-{number}"))
+    rng = np.random.default_rng(0)
+    for replay in range(20):  # the same rows in altered bytes, as new sessions
+        sent = export("liar", invert)
+        rows = [
+            TrajectoryExport(r.embedding + 1e-4 * rng.standard_normal(DIM), r.quality, r.route)
+            for r in sent.trajectories
+        ]
+        coord.aggregate(AgentExport("liar", rows, None, 0, replay))
+    coord.force_consolidate()
+    assert dropped(coord) == {"liar"}
+    assert worth(coord) == pytest.approx(1.7)
+
+
+def test_where_agents_are_few_or_do_not_meet_nobody_is_judged():
+    small = fleet(["liar"], honest=4)
+    assert dropped(small) == set()
+    strangers = FederatedCoordinator("c", CONFIG)
+    for axis in range(DIM):  # nine agents, each alone on a topic and route of its own
+        rows = [TrajectoryExport(AXES[axis], 0.9 - 0.1 * axis, f"r{axis}") for _ in range(30)]
+        strangers.aggregate(AgentExport(f"agent-{axis}", rows))
+    strangers.aggregate(AgentExport("ninth", [TrajectoryExport(-AXES[0], 0.0, "r9")] * 30))
+    strangers.force_consolidate()
+    assert dropped(strangers) == set()
+
+
+def test_who_was_dropped_is_not_learned_from_in_between_either_and_may_be_reset():
+    coord = fleet(["liar"])
+    before = [coord.route(x).expected for x in AXES[:2]]
+    coord.aggregate(export("liar", invert, n=80))
+    assert [coord.route(x).expected for x in AXES[:2]] == before
+    assert coord.reputation["liar"].dropped
+    coord.reset_reputation("liar")
+    assert "liar" not in dropped(coord)
+    coord.force_consolidate()
+    assert coord.reputation["liar"].dropped  # judged again, by what it says
+
+
+def test_verdicts_do_not_depend_on_the_order_of_arrival():
+    sent = [export(f"honest-{n}") for n in range(12)] + [export("liar", invert)]
+    seen = []
+    for order in (sent, sent[::-1]):
+        coord = FederatedCoordinator("c", CONFIG)
+        for one in order:
+            coord.aggregate(one)
+        coord.force_consolidate()
+        seen.append(
+            [(a, s.judged, s.error, s.bias, s.dropped) for a, s in coord.reputation.items()]
+        )
+    assert seen[0] == seen[1]
+
+
+def test_malformed_exports_are_strikes_and_three_shut_the_door():
+    coord = FederatedCoordinator("c", CONFIG)
+    junk = AgentExport("agent", [TrajectoryExport(AXES[0], 7.0)])
+    for strike in range(1, 4):
+        with pytest.raises(RangeError, match="quality outside"):
+            coord.aggregate(junk)
+        assert coord.reputation["agent"].strikes == strike
+    shut = coord.aggregate(export("agent"))
+    assert (shut.trajectories_accepted, shut.total_agents) == (0, 0)
+    assert shut.reasons == {"agent has 3 strikes": 60}
+    coord.reset_reputation("agent")
+    assert coord.aggregate(export("agent")).trajectories_accepted > 0
+
+
+def test_a_pattern_is_handed_out_when_enough_agents_back_it():
+    def shared(min_agents):
+        coord = FederatedCoordinator("c", CONFIG, min_agents=min_agents)
+        for number in range(3):
+            coord.aggregate(export(f"agent-{number}", topics=1))
+        lone = [TrajectoryExport(AXES[5] + 0.01 * i, 0.9, "secret", (), i) for i in range(20)]
+        coord.aggregate(AgentExport("lone", lone))
+        coord.force_consolidate()
+        return coord
+
+    trusting, careful = shared(1), shared(3)
+    secret = [p for p in trusting.get_all_patterns() if "secret" in p.routes]
+    assert secret
+    assert trusting.backing(secret[0]) == {"lone": secret[0].cluster_size}
+    assert all("secret" not in p.routes for p in careful.get_all_patterns())
+    assert careful.get_all_patterns()
+    assert all(len(careful.backing(p)) >= 3 for p in careful.get_all_patterns())
+    config = SonaConfig.for_ephemeral(hidden_dim=DIM)
+    started = EphemeralAgent("new", config, careful.warm_start())
+    assert all("secret" not in p.routes for p in started.engine.patterns)
+    assert started.route(AXES[0]).route == "good"
