@@ -65,7 +65,7 @@ def merged(sent: Iterator[AgentExport], dim: int) -> FederatedCoordinator:
     coordinator = FederatedCoordinator("bench", config)
     for export in sent:
         with suppress(RangeError):  # malformed: refused
-            coordinator.aggregate(export, consolidate=False)
+            coordinator.aggregate(export, learn=False)
     coordinator.force_consolidate()
     return coordinator
 

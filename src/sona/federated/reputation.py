@@ -5,7 +5,9 @@ of what it saw there, however often it says so; the consensus is their trimmed m
 measured by how far its outcomes are from that consensus, in units of what chance alone would do:
 over all cells (*error*, its Brier score against the expected one) and per route (*bias*). Whoever
 lies several robust deviations away is left out of the next consolidation, at most 40 % of all.
-From the others nobody is heard with more than three typical agents' outcomes of a route.
+Whoever floods a route, reporting it several times as often as is usual beside other routes, is
+heard there with no more outcomes than a typical agent: with many routes few agents meet on each,
+and a few who speak of nothing else would be the majority.
 
 Agreement has to be thick: cells where few agents saw a route judge nobody, and in a fleet of few
 agents nobody is judged at all. Consensus is by majority of votes: from about 40 % of colluding
@@ -34,11 +36,14 @@ _Ints = NDArray[np.int64]
 
 #: Most cells, and how many outcomes there should be per cell and route. Coarse on purpose: where
 #: honest agents seldom meet, a few hostile ones who try one route only are the majority.
+#: With fewer cells than the last number a consensus cannot tell other traffic from a lie, and
+#: nobody is judged.
 CELLS = 32
-_MEET = 60.0
+_MEET, _FEWEST_CELLS = 60.0, 8
 _SAMPLE = 2_048
-#: Votes that make a consensus; below it nobody is judged by it.
-_VOTES = 5
+#: Votes that make a consensus, and the outcomes behind them once no vote weighs more than the
+#: median one; below it nobody is judged by it.
+_VOTES, _STANDS = 5, 20.0
 #: Agents that make a fleet in which anybody is judged.
 _FLEET = 8
 #: Judged outcomes that make an agent's deviation worth a verdict, over all and on one route.
@@ -46,8 +51,8 @@ _JUDGED, _JUDGED_ON_ROUTE = 10, 5
 _TRIM = 0.25
 _BEYOND, _PER_ROUTE = 3.5, 1.0
 _AT_MOST = 0.4
-#: Outcomes of one route that an agent may report, in medians of those who report any.
-_VOLUME = 3.0
+#: A route has so many times its usual part in what an agent reports: it is being flooded.
+_FLOOD = 3.0
 # Outcomes by which a cell's consensus is pulled toward the route's.
 _SHRINK = 5.0
 
@@ -112,7 +117,8 @@ class Sample:
         if len(self._rows) < _FLEET:
             return None
         per_route = self._rows.total() / max(len(self._routes - {None}), 1)
-        cells = min(max(int(per_route / _MEET), 1), CELLS, len(self._units))
+        cells = min(int(per_route / _MEET), CELLS, len(self._units))
+        cells = cells if cells >= _FEWEST_CELLS else 1
         return SphericalKMeans(cells, seed=seed, max_iter=25).fit(self._units)
 
 
@@ -178,8 +184,7 @@ class Verdict(NamedTuple):
     standings : dict of str to Standing
         Empty in a fleet that is too small to judge anybody.
     shares : dict of (str, str) to float
-        Agent and route whose outcomes are thinned to this share, because the agent reports more
-        of them than several typical agents together.
+        Agent and route whose outcomes are thinned to this share, because the agent floods it.
     """
 
     standings: dict[str, Standing]
@@ -231,10 +236,10 @@ def judge(evidence: Evidence) -> Verdict:
     votes = evidence.votes()
     if len(votes.agents) < _FLEET:
         return Verdict({}, {})
-    standings = _measure(votes, np.ones(len(votes.agents), np.bool_))
-    trusted = ~np.array([standings[name].dropped for name in votes.agents])
-    standings = _measure(votes, trusted)
-    trusted = ~np.array([standings[name].dropped for name in votes.agents])
+    trusted, standings = np.ones(len(votes.agents), np.bool_), dict[str, Standing]()
+    for _ in range(2 if votes.cell.any() else 0):  # one cell alone has number 0
+        standings = _measure(votes, trusted)
+        trusted = ~np.array([standings[name].dropped for name in votes.agents])
     return Verdict(standings, _shares(votes, trusted))
 
 
@@ -246,20 +251,27 @@ def _measure(votes: Votes, trusted: NDArray[np.bool_]) -> dict[str, Standing]:
     count, gap = votes.outcomes[thick], (votes.mean - consensus)[thick]
     consensus = consensus[thick]
     # Chance moves the mean of a few outcomes, and the consensus too where few stand behind it.
-    noise = np.maximum(consensus * (1.0 - consensus), 0.02) * (1.0 + count / mass[thick])
+    chance = np.maximum(consensus * (1.0 - consensus), 0.02)
+    noise = chance * (1.0 + count / mass[thick])
     judged = np.bincount(agent, count, n)
-    cells = np.maximum(np.bincount(agent, minlength=n), 1)
-    surplus = np.bincount(agent, count * gap**2 / noise, n) / cells - 1.0
+    # The square of a binomial's deviation scatters more than that of a normal one, the fewer.
+    surplus = np.bincount(agent, count * gap**2 / noise - 1.0, n)
+    scatter = np.bincount(agent, 2.0 + np.maximum(1.0 - 6.0 * chance, 0.0) / (count * chance), n)
     known = judged >= _JUDGED
-    error = _deviations(surplus * np.sqrt(cells / 2.0), known)
-    worst = np.zeros(n)
+    error = _deviations(surplus / np.sqrt(np.maximum(scatter, 1.0)), judged > 0.0)
+    biases = np.zeros((n, len(votes.routes)))
     for number in range(len(votes.routes)):
         on = route == number
         off = np.bincount(agent[on], (count * gap)[on], n)
         spread = np.sqrt(np.bincount(agent[on], (count * noise)[on], n))
-        enough = known & (np.bincount(agent[on], count[on], n) >= _JUDGED_ON_ROUTE)
-        bias = _deviations(off / np.maximum(spread, 1e-12), enough)
-        worst = np.where(np.abs(bias) > np.abs(worst), bias, worst)
+        seen = np.bincount(agent[on], count[on], n)
+        # All voters say what is usual, also those who say too little to be judged by it: whoever
+        # floods a route must not be the only one to say so.
+        bias = _deviations(off / np.maximum(spread, 1e-12), seen > 0.0)
+        enough = known & (seen >= _JUDGED_ON_ROUTE)
+        biases[:, number] = np.where(enough, bias, 0.0)
+    error = np.where(known, error, 0.0)
+    worst = biases[np.arange(n), np.abs(biases).argmax(axis=1)]
     badness = np.maximum(error, np.abs(worst))
     # The more routes, the likelier one of them looks odd by chance.
     dropped = badness > _BEYOND + _PER_ROUTE * np.log(max(len(votes.routes) - 1, 1))
@@ -273,19 +285,20 @@ def _measure(votes: Votes, trusted: NDArray[np.bool_]) -> dict[str, Standing]:
 
 
 def _shares(votes: Votes, trusted: NDArray[np.bool_]) -> dict[tuple[str, str], float]:
-    """Which trusted agents report more of a route than several typical ones, and what is left."""
+    """Which trusted agents flood a route, and the share of it that a typical one reports."""
+    n, m = len(votes.agents), len(votes.routes)
+    total = np.bincount(votes.agent * m + votes.route, votes.outcomes, n * m).reshape(n, m)
+    total[~trusted] = 0.0
+    part = total / np.maximum(total.sum(axis=1, keepdims=True), 1.0)
     shares: dict[tuple[str, str], float] = {}
     for number, name in enumerate(votes.routes):
-        on = votes.route == number
-        total = np.where(
-            trusted, np.bincount(votes.agent[on], votes.outcomes[on], len(trusted)), 0.0
-        )
-        voters = np.flatnonzero(total)
+        voters = np.flatnonzero(total[:, number])
         if len(voters) < _FLEET:
             continue
-        most = _VOLUME * float(np.median(total[voters]))
-        for i in voters[total[voters] > most].tolist():
-            shares[votes.agents[i], name] = most / float(total[i])
+        said, share = total[voters, number], part[voters, number]
+        floods = (said > np.median(said)) & (share > _FLOOD * np.median(share))
+        for i in voters[floods].tolist():
+            shares[votes.agents[i], name] = float(np.median(said) / total[i, number])
     return shares
 
 
@@ -307,7 +320,7 @@ def _consensus(
                 continue
             level, stands = _trimmed(votes.mean[told], votes.outcomes[told])
             consensus[here] = (level * stands + overall * _SHRINK) / (stands + _SHRINK)
-            mass[here], thick[here] = stands + _SHRINK, True
+            mass[here], thick[here] = stands + _SHRINK, stands >= _STANDS
     return consensus, mass, thick
 
 
