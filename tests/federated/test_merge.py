@@ -18,22 +18,26 @@ ledgers = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(ledgers, ledgers)
 def test_joining_is_commutative(a, b):
     assert a | b == b | a
 
 
+@settings(deadline=None)
 @given(ledgers, ledgers, ledgers)
 def test_joining_is_associative(a, b, c):
     assert (a | b) | c == a | (b | c)
 
 
+@settings(deadline=None)
 @given(ledgers, ledgers)
 def test_joining_is_idempotent(a, b):
     assert a | a == a
     assert (a | b) | b == a | b
 
 
+@settings(deadline=None)
 @given(ledgers, ledgers)
 def test_nothing_is_lost_and_nothing_invented(a, b):
     both = a | b
@@ -44,6 +48,7 @@ def test_nothing_is_lost_and_nothing_invented(a, b):
         assert both.epoch(session[0]) == both[session].epoch
 
 
+@settings(deadline=None)
 @given(ledgers, ledgers)
 def test_what_is_told_is_all_that_is_lacking(a, b):
     """News and graves of one side are what the other needs to agree with both."""
@@ -54,12 +59,13 @@ def test_what_is_told_is_all_that_is_lacking(a, b):
     assert all(met[s] == both[s] for s in both.sessions())
 
 
+@settings(deadline=None)
 @given(ledgers)
 def test_a_ledger_travels(a):
     assert Ledger.from_bytes(a.to_bytes()) == a
 
 
-@settings(max_examples=200)
+@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(
