@@ -17,7 +17,8 @@ def test_failures_lose_nothing_acknowledged_and_double_nothing(topology):
     assert result.held == result.acknowledged
     assert [agents for agents, _ in result.growth] == [0, 10, 20, 24]
     assert result.growth[-1][1] == result.single
-    assert result.cold < result.best_single < result.single <= result.oracle
+    # A cold agent takes the first route for everything, which may be the best single one.
+    assert result.cold <= result.best_single < result.single <= result.oracle
 
 
 def test_the_command_shows_a_table_and_draws(tmp_path, capsys):
