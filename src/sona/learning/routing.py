@@ -64,7 +64,7 @@ _WITNESSES, _QUORUM = 32, 4
 # Of so many remembered outcomes all are looked up as they come, of k times as many one in k:
 # what memory, model and selectivity are judged by are averages, and a search of a large memory
 # costs more than all else. An outcome looked up stands for the others, for up to four of them.
-_LOOKED_UP_ALL = 100
+_LOOKED_UP_ALL = 300
 _STANDS_FOR = 4
 # Outcomes to look up that may wait for each other: many at once share the reading of memory.
 _TOGETHER = 32
