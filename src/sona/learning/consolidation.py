@@ -30,9 +30,12 @@ __all__ = ["Tiers", "TiersFit", "agrees", "losses"]
 # whole of it generalised in every run, and half the lessons would say too little about it.
 _SHARES = (0.05, 0.25, 0.5, 0.75, 1.0)
 _CHECKED = 1_000
-# Standard errors by which a fit must help lessons that it did not see; with fewer, one seed in
-# five lost a point on 100 lessons.
-_SURE = 1.6
+# Standard errors by which a fit must help lessons that it did not see. Cycles after few lessons
+# each ask again, and one of many answers is lucky.
+_SURE = 3.0
+# Lessons per pattern at which half of a fit may be taken: loss also falls where a fit only learns
+# how sure to be, and that says nothing about its decisions.
+_HALF = 3.0
 
 
 class Tiers(NamedTuple):
@@ -98,22 +101,23 @@ class TiersFit(NamedTuple):
         round. Never nothing, so that trusted feedback always teaches.
         """
         n = len(lessons)
+        most = n / (n + _HALF * len(self.centroids))
         if n > _CHECKED:
             return 1.0
         if n < 4:
-            return _SHARES[0]
+            return most * _SHARES[0]
         gains: list[list[FloatArray]] = [[] for _ in _SHARES]
         halves = np.array_split(rng.permutation(n), 2)
         for seen, unseen in (halves, halves[::-1]):
             new, test = self.run(lessons.take(seen), rng), lessons.take(unseen)
             before = losses(self.start.apply(test.inputs), test, self.centroids)
             for share, gain in zip(_SHARES, gains, strict=True):
-                y = self.start.toward(new, share).apply(test.inputs)
+                y = self.start.toward(new, most * share).apply(test.inputs)
                 gain.append(before - losses(y, test, self.centroids))
         pooled = [np.concatenate(gain) for gain in gains]
         best = int(np.argmax([gain.mean() for gain in pooled]))
         sure = pooled[best].mean() > _SURE * pooled[best].std() / math.sqrt(n)
-        return _SHARES[best] if sure else _SHARES[0]
+        return most * (_SHARES[best] if sure else _SHARES[0])
 
 
 def agrees(lessons: Lessons, units: FloatArray, centroids: FloatArray) -> bool:
