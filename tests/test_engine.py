@@ -359,7 +359,7 @@ def test_a_switched_off_engine_records_and_changes_nothing(rng):
     assert record(engine, np.ones(DIM), "r0", 0.5) is None
     assert engine.tick() is None
     assert engine.force_learn().trajectories_processed == 0
-    engine.route(np.ones(DIM))
+    engine.route(np.ones(DIM), explore=True)
     engine.find_patterns(np.ones(DIM))
     assert engine.to_bytes() == before
 

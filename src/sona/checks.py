@@ -11,7 +11,7 @@ import numpy as np
 
 from sona.errors import DTypeError, NonFiniteError, RangeError, SonaError
 
-__all__ = ["check_count", "check_number", "check_quality", "check_text"]
+__all__ = ["check_count", "check_number", "check_quality", "check_text", "check_time"]
 
 _MAX_TEXT = 1_024
 
@@ -49,4 +49,17 @@ def check_text(name: str, text: object, error: type[SonaError] = RangeError) -> 
     if not isinstance(text, str) or not 0 < len(text) <= _MAX_TEXT:
         shown = f"{len(text)} characters" if isinstance(text, str) else repr(text)
         raise error(f"`{name}` must be a string of 1 to {_MAX_TEXT} characters; got {shown}")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair: it could never be written
+            raise error(f"`{name}` must be valid Unicode; got {text!r}") from None
     return text
+
+
+def check_time(name: str, value: object) -> int:
+    """Return `value` as a time or a duration in milliseconds, an int in [0, 2**63)."""
+    value = check_count(name, value, 0)
+    if value >= 1 << 63:
+        raise RangeError(f"`{name}` must be below 2**63 milliseconds; got {value}")
+    return value

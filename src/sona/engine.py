@@ -380,7 +380,9 @@ class SonaEngine:
         with self._lock:
             if prices is not None:
                 _check_complete(prices, self._router.routes if names is None else names)
-            choice = self._router.decide(unit, names, prices, cost_weight, explore)
+            choice = self._router.decide(
+                unit, names, prices, cost_weight, explore, note=self._enabled
+            )
             patterns = self._queries.bank.search(adapted, _SHOWN, note=self._enabled)
         return RouteDecision(
             choice.route, choice.expected, choice.uncertainty, choice.explored, patterns
@@ -710,7 +712,8 @@ class SonaEngine:
             engine._tally = msgspec.convert(own["tally"], _Tally)
             engine._router.restore(saved.tensors_of("router"), saved.facts_of("router"))
             engine._queries.restore(saved.tensors_of("queries"), saved.facts_of("queries"))
-            engine._adaptation = engine._new_adaptation(own["base_rank"])
+            rank = saved.config.replace(base_lora_rank=own["base_rank"]).base_lora_rank
+            engine._adaptation = engine._new_adaptation(rank)
             engine._adaptation.restore(saved.tensors_of("adapters"))
             for number, key in enumerate(own["layers"]):
                 memory = engine._layers[key] = engine._new_layer(saved.config.hidden_dim)

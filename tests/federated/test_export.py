@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from sona import errors
 from sona.errors import FormatError, IntegrityError, NonFiniteError, RangeError, ShapeError
 from sona.federated import AgentExport, AgentExportStats, TrajectoryExport
 
@@ -159,3 +160,26 @@ def test_damaged_bytes_are_refused(stride):
     damaged[-1] ^= 1
     with pytest.raises(IntegrityError):
         AgentExport.from_bytes(damaged)
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [
+        ({"embedding": np.ones(2, np.complex64)}, "DTypeError"),
+        ({"embedding": np.ones(2, np.int32)}, "DTypeError"),
+        ({"embedding": [[1.0, 2.0], [3.0]]}, "ShapeError"),
+        ({"timestamp": 1 << 63}, "RangeError"),
+        ({"timestamp": -1}, "RangeError"),
+        ({"route": "\ud800"}, "RangeError"),
+    ],
+)
+def test_what_could_never_be_written_is_refused_by_name(row, error):
+    with pytest.raises(getattr(errors, error), match=r"`trajectories\[0\]"):
+        AgentExport("a", [TrajectoryExport(**{"embedding": [1.0, 2.0], "quality": 0.5, **row})])
+
+
+def test_a_time_beyond_64_bits_is_refused():
+    with pytest.raises(RangeError, match="`timestamp`"):
+        AgentExport("a", timestamp=1 << 63)
+    with pytest.raises(RangeError, match="`session_duration_ms`"):
+        AgentExport("a", session_duration_ms=-1)

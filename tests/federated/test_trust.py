@@ -165,3 +165,16 @@ def test_a_pattern_is_handed_out_when_enough_agents_back_it():
     started = EphemeralAgent("new", config, careful.warm_start())
     assert all("secret" not in p.routes for p in started.engine.patterns)
     assert started.route(AXES[0], list(ROUTES)).route == "good"
+
+
+def test_a_sketch_that_claims_more_than_a_session_has_is_refused():
+    agent = EphemeralAgent("a", CONFIG)
+    for x in AXES:
+        agent.process_trajectory(x, x, 0.9, "good")
+    honest = agent.export_state(compact=True)
+    many = honest.sketch._replace(counts=honest.sketch.counts + np.uint32(10_000_000))
+    coord = FederatedCoordinator("c", CONFIG)
+    with pytest.raises(RangeError, match="more than 1,000,000 outcomes"):
+        coord.aggregate(AgentExport("a", (), None, 0, 1, many))
+    assert coord.total_trajectories == 0
+    assert coord.aggregate(honest).trajectories_accepted == len(AXES)

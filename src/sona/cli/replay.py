@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     for number, why in faults[:_SHOWN_FAULTS]:
         print(f"{args.log}:{number}: {why}", file=sys.stderr)
     if len(faults) > _SHOWN_FAULTS:
-        print(f"... and {len(faults) - _SHOWN_FAULTS} more", file=sys.stderr)
+        rest = ", ".join(str(number) for number, _ in faults[_SHOWN_FAULTS:])
+        print(f"{args.log}: bad lines, too: {rest}", file=sys.stderr)
     print(f"{len(requests)} requests read, {len(faults)} bad lines left out")
     if not requests:
         raise FormatError(f"`log`: {args.log!r} holds no usable request")

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona import wire
-from sona.checks import check_text
+from sona.checks import check_text, check_time
 from sona.errors import NonFiniteError, RangeError
 from sona.federated.table import TrajectoryExport, TrajectoryTable
 from sona.learning.sketch import Sketch
@@ -145,6 +145,8 @@ class AgentExport:
         sketch: Sketch | None = None,
     ) -> None:
         check_text("agent_id", agent_id)
+        session_duration_ms = check_time("session_duration_ms", session_duration_ms)
+        timestamp = check_time("timestamp", timestamp)
         if not isinstance(trajectories, TrajectoryTable):
             trajectories = TrajectoryTable.from_rows(trajectories)
         if sketch is not None and len(trajectories):

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona import wire
-from sona.checks import check_text
-from sona.errors import FormatError, RangeError, ShapeError
+from sona.checks import check_text, check_time
+from sona.errors import DTypeError, FormatError, RangeError, ShapeError
 from sona.types import ArrayLike, FloatArray, Record
 
 __all__ = ["TrajectoryExport", "TrajectoryTable"]
@@ -80,7 +80,7 @@ class TrajectoryTable(Sequence[TrajectoryExport]):
     def from_rows(cls, rows: Iterable[TrajectoryExport]) -> TrajectoryTable:
         """Collect rows; every embedding must have the length of the first."""
         rows = list(rows)
-        vectors = [np.asarray(row.embedding, np.float32) for row in rows]
+        vectors = [_vector(index, row.embedding) for index, row in enumerate(rows)]
         dim = vectors[0].size if vectors else 0
         for index, vector in enumerate(vectors):
             if vector.ndim != 1 or vector.size != dim:
@@ -89,6 +89,7 @@ class TrajectoryTable(Sequence[TrajectoryExport]):
                     f" row; got {vector.shape}"
                 )
         for index, row in enumerate(rows):
+            check_time(f"trajectories[{index}].timestamp", row.timestamp)
             if row.route is not None:
                 check_text(f"trajectories[{index}].route", row.route)
             for tag in row.context:
@@ -227,3 +228,18 @@ class TrajectoryTable(Sequence[TrajectoryExport]):
                 for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
             ],
         )
+
+
+def _vector(index: int, embedding: ArrayLike) -> FloatArray:
+    """Return an embedding as float32; its values are the coordinator's to judge."""
+    try:
+        vector = np.asarray(embedding)
+    except ValueError as error:  # a ragged list
+        raise ShapeError(f"`trajectories[{index}].embedding` must be a vector: {error}") from None
+    converted = isinstance(embedding, list | tuple) and vector.dtype.kind in "iu"
+    if vector.dtype.kind != "f" and not converted:
+        raise DTypeError(
+            f"`trajectories[{index}].embedding` must be float32 or convertible to it;"
+            f" got {vector.dtype}"
+        )
+    return np.asarray(vector, np.float32)

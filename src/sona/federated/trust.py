@@ -19,6 +19,8 @@ __all__ = ["MAX_STRIKES", "outcomes", "screen", "summarise"]
 
 #: A longer embedding is no embedding: encoders give lengths from 1 to some hundreds.
 MAX_NORM = 1e6
+#: A session has fewer outcomes: what a sketch claims beyond would outweigh a whole fleet.
+MAX_OUTCOMES = 1_000_000
 #: Exports refused whole before everything from the agent is.
 MAX_STRIKES = 3
 _STEPS = 100
@@ -103,6 +105,9 @@ def _faults(export: AgentExport) -> dict[str, NDArray[np.bool_]]:
         lengths = export.sketch.lengths.astype(np.float32)
         means = export.sketch.means.astype(np.float32)
         return {
+            f"more than {MAX_OUTCOMES:,} outcomes": np.full(
+                len(lengths), int(export.sketch.counts.sum(dtype=np.uint64)) > MAX_OUTCOMES
+            ),
             "length of a mean not in [0, 1]": ~((lengths >= 0.0) & (lengths <= 1.0)),
             "quality outside [0, 1]": np.any(~((means >= 0.0) & (means <= 1.0)), axis=1),
         }

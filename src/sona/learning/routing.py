@@ -18,6 +18,7 @@ than by its overall share.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -299,6 +300,8 @@ class Router:
         costs: Mapping[str, float] | None = None,
         cost_weight: float = 0.0,
         explore: bool = False,
+        *,
+        note: bool = True,
     ) -> Choice:
         """Choose the route of best expected quality less ``cost_weight`` times cost.
 
@@ -314,6 +317,8 @@ class Router:
             What a unit of cost is worth in quality.
         explore : bool, default False
             Thompson sampling: draw every expectation from its uncertainty before comparing.
+        note : bool, default True
+            Whether a draw moves the random generator on; if not, the router stays as it is.
 
         Raises
         ------
@@ -333,7 +338,8 @@ class Router:
             utility = expected - cost_weight * np.array([costs.get(name, 0.0) for name in names])
         best = chosen = int(utility.argmax())
         if explore:
-            chosen = int(self._rng.normal(utility, deviation).argmax())
+            rng = self._rng if note else copy.deepcopy(self._rng)
+            chosen = int(rng.normal(utility, deviation).argmax())
         return Choice(
             names[chosen],
             dict(zip(names, expected.tolist(), strict=True)),
