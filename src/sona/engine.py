@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from sona import _core, state
+from sona import _core, state, wire
 from sona.checks import check_count, check_number, check_text
 from sona.config import SonaConfig
 from sona.errors import ConfigError, DTypeError, FormatError, RangeError, ShapeError
@@ -750,6 +750,9 @@ class _Tally(msgspec.Struct):
         self.accepted += times * accepted
         self.pending_accepted += times * accepted
         self.quality += times * quality
+
+
+wire.decoder(_Tally)  # engines may be loaded in several threads
 
 
 def _layer_key(layer: LayerKey) -> str:

@@ -10,6 +10,7 @@ The checksum finds damage, not forgery; :func:`digest` is the content-derived na
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from sona.errors import FormatError, IntegrityError, VersionError
 
-__all__ = ["decode_json", "digest", "kind_of", "pack", "under", "unpack"]
+__all__ = ["decode_json", "decoder", "digest", "kind_of", "pack", "under", "unpack"]
 
 #: A larger message is refused before it is parsed.
 MAX_BYTES = 1 << 30
@@ -128,9 +129,27 @@ def kind_of(data: bytes | bytearray | memoryview) -> str:
 def decode_json(text: str | bytes, schema: type[_HeaderT]) -> _HeaderT:
     """Parse JSON by a schema; the error names the place, as in ``$.stats.avg_quality``."""
     try:
-        return msgspec.json.decode(text, type=schema)
+        return decoder(schema).decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise FormatError(f"malformed JSON: {error}") from None
+
+
+def decoder(schema: type[_HeaderT]) -> msgspec.json.Decoder[_HeaderT]:
+    """Return the JSON decoder of a schema; made once, one at a time.
+
+    msgspec reads the fields of a type when it first meets it, and kills the process if another
+    thread decodes that type meanwhile (seen with msgspec 0.22). Whoever decodes in threads gets
+    the decoder here.
+    """
+    known = _DECODERS.get(schema)
+    if known is None:
+        with _MAKING:
+            known = _DECODERS.setdefault(schema, msgspec.json.Decoder(schema))
+    return known
+
+
+_DECODERS: dict[type[Any], msgspec.json.Decoder[Any]] = {}
+_MAKING = threading.Lock()
 
 
 def under(tensors: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
@@ -153,8 +172,8 @@ def _read_metadata(raw: bytes | bytearray | memoryview) -> _Metadata:
     if len(raw) < 8 or length > len(raw) - 8:
         raise FormatError(f"`data` is not a sona message: {len(raw)} bytes hold no complete head")
     try:
-        texts = msgspec.json.decode(raw[8 : 8 + length], type=_Preamble).metadata
-        return msgspec.json.decode(texts.sona, type=_Metadata)
+        texts = decoder(_Preamble).decode(raw[8 : 8 + length]).metadata
+        return decoder(_Metadata).decode(texts.sona)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise FormatError(f"`data` is not a sona message: {error}") from None
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from sona import wire
 from sona.errors import FormatError, StoreError
 from sona.federated.export import AgentExport
 from sona.federated.merge import Session, Stamp, ruling
@@ -232,7 +233,7 @@ class Store:
         sessions = []
         for row in rows:
             try:
-                summary = msgspec.json.decode(row[7], type=Summary) if row[7] else None
+                summary = wire.decoder(Summary).decode(row[7]) if row[7] else None
             except msgspec.DecodeError as error:
                 self.set_aside(row[:2], f"summary is unreadable: {error}")
                 continue
@@ -405,7 +406,7 @@ class Store:
         for agent_id, started, summary, body in self._everything():
             try:
                 if summary:
-                    msgspec.json.decode(summary, type=Summary)
+                    wire.decoder(Summary).decode(summary)
                     AgentExport.from_bytes(b"" if body is None else body)
             except (FormatError, msgspec.DecodeError) as error:
                 found.append(f"export of {agent_id} started {started}: {error}")

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from sona import wire
 from sona.errors import SonaError
 from sona.service.guard import Guard
 from sona.service.knowledge import Knowledge, pattern_view
@@ -71,7 +72,7 @@ class Service:
         self._metrics = tenants.metrics
         self._guard = Guard(tenants.tokens, tenants.limits)
         self._opening: asyncio.Task[None] | None = None
-        self._question = msgspec.json.Decoder(RouteQuestion)
+        self._question = wire.decoder(RouteQuestion)
         self._openapi = msgspec.json.encode(document())
         self.app = Starlette(
             routes=[

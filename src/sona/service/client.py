@@ -309,7 +309,7 @@ class Client:
 
 def _told(status: int, data: bytes) -> str:
     try:
-        problem = msgspec.json.decode(data, type=ProblemView)
+        problem = wire.decoder(ProblemView).decode(data)
     except msgspec.DecodeError:  # from something between us and the service
         return f"{status}"
     return f"{status} {problem.title}: {problem.detail}"

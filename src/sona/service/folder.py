@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from sona import state
+from sona import state, wire
 from sona.config import SonaConfig
 from sona.errors import SonaError, StoreError
 from sona.federated.store import open_store
@@ -128,7 +128,7 @@ def check(folder: Path) -> list[str]:
     for name in tenants_of(folder):
         root = folder / TENANTS / name
         try:
-            msgspec.json.decode((root / CONFIG).read_bytes(), type=SonaConfig)
+            wire.decoder(SonaConfig).decode((root / CONFIG).read_bytes())
         except (msgspec.DecodeError, SonaError, OSError) as error:
             found.append(f"{name}/{CONFIG}: {error}")
         if (root / HISTORY).exists():

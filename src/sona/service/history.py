@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from sona import wire
 from sona.errors import StoreError
 from sona.service.records import Consolidation, Decision, Totals
 from sona.service.timeline import Timeline
@@ -92,7 +93,7 @@ class History:
             raise StoreError(f"`store`: cannot open {fspath(path)!r}: {error}") from error
         for (body,) in rows:
             try:
-                self._count(msgspec.json.decode(body, type=Entry))
+                self._count(wire.decoder(Entry).decode(body))
             except msgspec.DecodeError:  # one bad line is not worth the rest
                 self._counts["unreadable"] += 1
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from sona import wire
 from sona.config import SonaConfig
 from sona.errors import SonaError
 from sona.federated import FederatedCoordinator
@@ -66,7 +67,7 @@ class _Pupil:
     def __init__(self, folder: Path, name: str) -> None:
         self._name = name
         self._target = folder / PUBLISHED
-        config = msgspec.json.decode((folder / CONFIG).read_bytes(), type=SonaConfig)
+        config = wire.decoder(SonaConfig).decode((folder / CONFIG).read_bytes())
         self._coordinator = FederatedCoordinator(name, config, store=os.fspath(folder / STORE))
         self._published = -1
         self._next = 0.0

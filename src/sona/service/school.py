@@ -12,8 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
+from sona import wire
 from sona.service.learner import Lesson
 from sona.service.logs import decided
 
@@ -92,7 +91,7 @@ class School:
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            lesson = msgspec.json.decode(line, type=Lesson)
+            lesson = wire.decoder(Lesson).decode(line)
             self._loop.call_soon_threadsafe(self._learned, lesson)
         process.stdout.close()
         if not self._closed:

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import msgspec
 
-from sona import errors
+from sona import errors, wire
 from sona.errors import SonaError, StoreError
 
 __all__ = ["Refusal", "fingerprint", "read_refusal"]
@@ -43,7 +43,7 @@ class Refusal(msgspec.Struct, tag="refusal", tag_field="sona", forbid_unknown_fi
 def read_refusal(data: bytes) -> Refusal | None:
     """Read an error reply; None where it is not a node's, such as Zenoh's own time-out."""
     try:
-        return msgspec.json.decode(data, type=Refusal)
+        return wire.decoder(Refusal).decode(data)
     except msgspec.DecodeError:
         return None
 
