@@ -3,7 +3,7 @@
 import numpy as np
 
 from sona.learning.buffer import TrajectoryBuffer
-from sona.learning.neighbours import WIDTHS, Neighbours, foretelling_width
+from sona.learning.neighbours import WIDTHS, foretelling_width
 
 
 def remember(points, routes, quality):
@@ -34,14 +34,3 @@ def test_where_neighbours_say_all_the_kernel_stays_narrow():
     routes = np.repeat(np.arange(200), 4)  # four near copies each: the 16th neighbour is a stranger
     points = centres[routes] + 0.55 * rng.standard_normal((800, 32))
     assert foretelling_width(remember(points, routes, np.ones(800))) == WIDTHS[0]
-
-
-def test_what_was_never_tried_near_is_low_and_what_was_counts():
-    buffer = remember(np.eye(3)[[0, 0, 1]], [0, 0, 1], [1.0, 1.0, 1.0])
-    query = np.array([1, 0, 0], np.float32)
-    near = Neighbours(buffer, *buffer.nearest(query, 3), WIDTHS[0])
-    mean, variance = near.remembered(3, low=0.25)
-    assert mean[0] > 0.9
-    assert mean[1] < mean[0]
-    assert mean[2] == 0.25
-    assert (variance > 0.0).all()

@@ -132,6 +132,63 @@ def put_outcome(
     weight: float,
     length: float,
 ) -> None: ...
+def model_means(
+    rows: FloatArray,
+    starts: npt.NDArray[np.int64],
+    table: FloatArray,
+    variance: FloatArray,
+    level: npt.NDArray[np.float64],
+    doubted: int,
+    x: FloatArray,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
+def expectations(
+    levels: npt.NDArray[np.float64],
+    overall: npt.NDArray[np.float64],
+    mean: npt.NDArray[np.float64],
+    doubt: npt.NDArray[np.float64],
+    level: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.int64],
+    similarities: FloatArray,
+    whole: npt.NDArray[np.int64],
+    real: npt.NDArray[np.float64],
+    learned: int,
+    width: float,
+    nth: int,
+    fresh: float,
+    residual_prior: float,
+    trust: float,
+    low: float,
+    memory_prior: float,
+    edge: float,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None: ...
+def precedents(
+    rows: npt.NDArray[np.int64],
+    before: npt.NDArray[np.int64],
+    near: npt.NDArray[np.int64],
+    similarities: FloatArray,
+    whole: npt.NDArray[np.int64],
+    real: npt.NDArray[np.float64],
+    nth: int,
+    width: float,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
+def judge(
+    rows: npt.NDArray[np.int64],
+    near: npt.NDArray[np.int64],
+    similarities: FloatArray,
+    whole: npt.NDArray[np.int64],
+    real: npt.NDArray[np.float64],
+    n: int,
+    levels: npt.NDArray[np.float64],
+    overall: npt.NDArray[np.float64],
+    contest: npt.NDArray[np.float64],
+    choice: npt.NDArray[np.float64],
+    nth: int,
+    width: float,
+    memory_prior: float,
+    choice_prior: float,
+    fade: float,
+    said_fade: float,
+) -> None: ...
 def same_vector(x: FloatArray, y: FloatArray) -> bool: ...
 def unit_rows(x: FloatArray) -> FloatArray: ...
 def assign(

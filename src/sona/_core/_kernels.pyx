@@ -97,6 +97,51 @@ cdef extern from "core.h" namespace "sona" nogil:
         const float* similarities, Py_ssize_t n, const double* outcomes, bint accepted, float same,
         bint room, bint by_route)
     void _count_outcome "sona::count_outcome"(double quality, double* outcomes)
+    cdef struct Model:
+        const float* rows
+        Py_ssize_t n_cells, n_routes, dim
+        const int64_t* starts
+        Py_ssize_t n_views, n_doubted
+        const float* table
+        const float* variance
+        const double* level
+    bint _model_means "sona::model_means"(
+        const Model& model, const float* x, double* mean, double* doubt)
+    cdef struct Remembered:
+        const int64_t* route
+        const int64_t* order
+        const double* quality
+        const double* weight
+        const double* fitted
+    cdef struct Belief:
+        const double* levels
+        const double* overall
+        Py_ssize_t n_routes
+        const double* mean
+        const double* doubt
+        const double* level
+        Py_ssize_t n_modelled
+    cdef struct ExpectationRule:
+        double width, fresh, residual_prior, trust, low, memory_prior, edge
+        Py_ssize_t nth
+        int64_t learned
+    int NO_MEMORY, NOT_ASKED, UNKNOWN_ROUTE
+    int _expectations "sona::expectations"(
+        const Belief& belief, const Remembered& memory, const int64_t* rows,
+        const float* similarities, Py_ssize_t k, const ExpectationRule& rule, double* expected,
+        double* deviation)
+    void _precedents "sona::precedents"(
+        const Remembered& memory, const int64_t* rows, const int64_t* before, Py_ssize_t m,
+        const int64_t* near, const float* similarities, Py_ssize_t k, Py_ssize_t nth,
+        double width, double* mass, double* mean)
+    cdef struct Judgement:
+        double width, memory_prior, choice_prior, fade, said_fade
+        Py_ssize_t nth
+    int _judge "sona::judge"(
+        const Remembered& memory, Py_ssize_t n, const int64_t* rows, Py_ssize_t m,
+        const int64_t* near, const float* similarities, Py_ssize_t k, const Judgement& rule,
+        double* levels, Py_ssize_t n_routes, const double* overall, double* contest,
+        double* choice)
     cdef struct Alarm:
         double slack, threshold, limit
     int _follow "sona::follow"(double* level, double* overall, double* run, double quality,
@@ -564,6 +609,154 @@ def put_outcome(rows, codes, whole, real, row, unit, route, order, quality, weig
     numbers[0], numbers[room] = route, order
     values = <double*>sona_data(real) + place
     values[0], values[room], values[2 * room], values[3 * room] = quality, weight, length, NAN
+
+
+def model_means(rows, starts, table, variance, level, doubted, x):
+    cdef Model model
+    cdef Py_ssize_t v, end = 0
+    cdef bint fits = False
+    model.n_doubted = doubted
+    if (sona_is_ready(rows, NPY_FLOAT32, 2) and sona_is_ready(starts, NPY_INT64, 1)
+            and sona_is_ready(table, NPY_FLOAT32, 2) and sona_is_ready(variance, NPY_FLOAT32, 2)
+            and sona_is_ready(level, NPY_FLOAT64, 1) and sona_is_ready(x, NPY_FLOAT32, 1)):
+        model.n_cells, model.n_routes = sona_dim(table, 0), sona_dim(table, 1)
+        model.dim, model.n_views = sona_dim(x, 0), sona_dim(starts, 0)
+        model.starts = <const int64_t*>sona_data(starts)
+        fits = (sona_dim(rows, 0) == model.n_cells + model.n_routes
+                and sona_dim(rows, 1) == model.dim and sona_dim(variance, 1) == model.n_routes
+                and sona_dim(level, 0) == model.n_routes and 0 < model.n_doubted <= model.n_views)
+        for v in range(model.n_views if fits else 0):
+            end = model.starts[v + 1] if v + 1 < model.n_views else model.n_cells
+            fits = fits and 0 <= model.starts[v] < end and (v > 0 or model.starts[0] == 0)
+            if v + 1 == model.n_doubted:
+                fits = fits and sona_dim(variance, 0) >= end
+    if not fits:
+        contracts.check_model(rows, starts, table, variance, level, doubted, x)
+    model.rows, model.table = <const float*>sona_data(rows), <const float*>sona_data(table)
+    model.variance = <const float*>sona_data(variance)
+    model.level = <const double*>sona_data(level)
+    mean = sona_new(True, 0, model.n_routes, NPY_FLOAT64)
+    doubt = sona_new(True, 0, model.n_routes, NPY_FLOAT64)
+    if not _model_means(model, <const float*>sona_data(x), <double*>sona_data(mean),
+                        <double*>sona_data(doubt)):
+        raise MemoryError
+    return mean, doubt
+
+
+cdef Remembered borrow_columns(whole, real):
+    cdef Remembered memory
+    cdef Py_ssize_t room = sona_dim(whole, 1)
+    memory.route = <const int64_t*>sona_data(whole)
+    memory.order = memory.route + room
+    memory.quality = <const double*>sona_data(real)
+    memory.weight, memory.fitted = memory.quality + room, memory.quality + 3 * room
+    return memory
+
+
+cdef bint are_columns(whole, real):
+    return (sona_is_ready(whole, NPY_INT64, 2) and sona_dim(whole, 0) == 2
+            and sona_is_ready(real, NPY_FLOAT64, 2) and sona_dim(real, 0) == 4
+            and sona_dim(whole, 1) == sona_dim(real, 1))
+
+
+cdef bint are_rows(rows, Py_ssize_t n, Py_ssize_t room):
+    cdef const int64_t* row = <const int64_t*>sona_data(rows)
+    cdef Py_ssize_t i
+    for i in range(n):
+        if not 0 <= row[i] < room:
+            return False
+    return True
+
+
+def expectations(levels, overall, mean, doubt, level, rows, similarities, whole, real, learned,
+                 width, nth, fresh, residual_prior, trust, low, memory_prior, edge):
+    cdef Belief belief
+    cdef ExpectationRule rule
+    cdef Py_ssize_t k
+    cdef int how
+    if not (sona_is_ready(levels, NPY_FLOAT64, 2) and sona_dim(levels, 1) == 6
+            and sona_is_ready(overall, NPY_FLOAT64, 1) and sona_dim(overall, 0) == 3
+            and sona_is_ready(mean, NPY_FLOAT64, 1) and sona_is_ready(doubt, NPY_FLOAT64, 1)
+            and sona_is_ready(level, NPY_FLOAT64, 1)
+            and sona_dim(mean, 0) == sona_dim(doubt, 0) == sona_dim(level, 0)
+            and sona_dim(mean, 0) <= sona_dim(levels, 0) and sona_is_ready(rows, NPY_INT64, 1)
+            and sona_is_ready(similarities, NPY_FLOAT32, 1)
+            and sona_dim(similarities, 0) == sona_dim(rows, 0) and are_columns(whole, real)
+            and are_rows(rows, sona_dim(rows, 0), sona_dim(whole, 1))):
+        contracts.check_expectations(
+            levels, overall, mean, doubt, level, rows, similarities, whole, real)
+    k = sona_dim(rows, 0)
+    belief.levels = <const double*>sona_data(levels)
+    belief.overall, belief.n_routes = <const double*>sona_data(overall), sona_dim(levels, 0)
+    belief.mean, belief.doubt = <const double*>sona_data(mean), <const double*>sona_data(doubt)
+    belief.level, belief.n_modelled = <const double*>sona_data(level), sona_dim(mean, 0)
+    rule.learned, rule.width, rule.nth, rule.fresh = learned, width, nth, fresh
+    rule.residual_prior, rule.trust, rule.low = residual_prior, trust, low
+    rule.memory_prior, rule.edge = memory_prior, edge
+    expected = sona_new(True, 0, belief.n_routes, NPY_FLOAT64)
+    deviation = sona_new(True, 0, belief.n_routes, NPY_FLOAT64)
+    how = _expectations(
+        belief, borrow_columns(whole, real), <const int64_t*>sona_data(rows),
+        <const float*>sona_data(similarities), k, rule, <double*>sona_data(expected),
+        <double*>sona_data(deviation))
+    if how == NO_MEMORY:
+        raise MemoryError
+    if how == UNKNOWN_ROUTE:
+        contracts.check_routes(whole[0][rows], len(levels))
+    return None if how == NOT_ASKED else (expected, deviation)
+
+
+cdef bint are_neighbours(rows, near, similarities, whole, real):
+    return (sona_is_ready(near, NPY_INT64, 2) and sona_dim(near, 1) > 0
+            and sona_is_ready(similarities, NPY_FLOAT32, 2)
+            and sona_dim(similarities, 0) == sona_dim(near, 0)
+            and sona_dim(similarities, 1) == sona_dim(near, 1)
+            and sona_is_ready(rows, NPY_INT64, 1) and sona_dim(rows, 0) == sona_dim(near, 0)
+            and are_columns(whole, real) and are_rows(rows, sona_dim(rows, 0), sona_dim(whole, 1))
+            and are_rows(near, sona_dim(near, 0) * sona_dim(near, 1), sona_dim(whole, 1)))
+
+
+def precedents(rows, before, near, similarities, whole, real, nth, width):
+    cdef Py_ssize_t m, k, others = nth
+    if not (are_neighbours(rows, near, similarities, whole, real) and others > 0
+            and sona_is_ready(before, NPY_INT64, 1) and sona_dim(before, 0) == sona_dim(near, 0)):
+        contracts.check_precedents(rows, before, near, similarities, whole, real, nth)
+    m, k = sona_dim(near, 0), sona_dim(near, 1)
+    mass = sona_new(True, 0, m, NPY_FLOAT64)
+    mean = sona_new(True, 0, m, NPY_FLOAT64)
+    _precedents(
+        borrow_columns(whole, real), <const int64_t*>sona_data(rows),
+        <const int64_t*>sona_data(before), m, <const int64_t*>sona_data(near),
+        <const float*>sona_data(similarities), k, others, width, <double*>sona_data(mass),
+        <double*>sona_data(mean))
+    return mass, mean
+
+
+def judge(rows, near, similarities, whole, real, n, levels, overall, contest, choice, nth, width,
+          memory_prior, choice_prior, fade, said_fade):
+    cdef Judgement rule
+    cdef Py_ssize_t used = n
+    cdef int how
+    rule.nth = nth
+    if not (are_neighbours(rows, near, similarities, whole, real) and rule.nth > 0
+            and 0 <= used <= sona_dim(whole, 1)
+            and sona_is_ready_out(levels, NPY_FLOAT64, 2) and sona_dim(levels, 1) == 6
+            and sona_is_ready(overall, NPY_FLOAT64, 1) and sona_dim(overall, 0) == 3
+            and sona_is_ready_out(contest, NPY_FLOAT64, 1) and sona_dim(contest, 0) == 3
+            and sona_is_ready_out(choice, NPY_FLOAT64, 1) and sona_dim(choice, 0) == 2):
+        contracts.check_judge(
+            rows, near, similarities, whole, real, n, levels, overall, contest, choice, nth)
+    rule.width, rule.memory_prior, rule.choice_prior = width, memory_prior, choice_prior
+    rule.fade, rule.said_fade = fade, said_fade
+    how = _judge(
+        borrow_columns(whole, real), used, <const int64_t*>sona_data(rows), sona_dim(near, 0),
+        <const int64_t*>sona_data(near), <const float*>sona_data(similarities), sona_dim(near, 1),
+        rule, <double*>sona_data(levels), sona_dim(levels, 0), <const double*>sona_data(overall),
+        <double*>sona_data(contest), <double*>sona_data(choice))
+    if how == NO_MEMORY:
+        raise MemoryError
+    if how:
+        contracts.check_judged(rows, whole, real, n, len(levels))
 
 
 def same_vector(x, y):

@@ -6,6 +6,7 @@ business of `as_vector` and `as_matrix`, at the door of the public classes.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NoReturn
 
 import numpy as np
@@ -126,6 +127,121 @@ def check_follow(levels: Any, overall: Any, runs: Any, route: int) -> None:
     require(overall, (3,), np.float64, "overall", writable=True)
     require(runs, (n, 8), np.float64, "runs", writable=True)
     require_count(route, 0, n - 1, "route")
+
+
+def check_model(
+    rows: Any, starts: Any, table: Any, variance: Any, level: Any, doubted: int, x: Any
+) -> None:
+    n_cells, n_routes = _shape(table, 2, "table")
+    dim = _shape(rows, 2, "rows")[1]
+    n_views = _shape(starts, 1, "starts")[0]
+    require(rows, (n_cells + n_routes, dim), np.float32, "rows")
+    require(starts, (n_views,), np.int64, "starts")
+    require(table, (n_cells, n_routes), np.float32, "table")
+    require(variance, (len(variance), n_routes), np.float32, "variance")
+    require(level, (n_routes,), np.float64, "level")
+    require(x, (dim,), np.float32, "x")
+    require_count(doubted, 1, n_views, "doubted")
+    ends = [*starts.tolist(), n_cells]
+    if ends[0] != 0 or any(a >= b for a, b in itertools.pairwise(ends)):
+        raise RangeError(f"`starts` must rise from 0 to below {n_cells}; got {starts}")
+    require_count(len(variance), ends[doubted], None, "the length of `variance`")
+
+
+def check_expectations(
+    levels: Any,
+    overall: Any,
+    mean: Any,
+    doubt: Any,
+    level: Any,
+    rows: Any,
+    similarities: Any,
+    whole: Any,
+    real: Any,
+) -> None:
+    n = _shape(levels, 2, "levels")[0]
+    require(levels, (n, 6), np.float64, "levels")
+    require(overall, (3,), np.float64, "overall")
+    m = _shape(mean, 1, "mean")[0]
+    require_count(m, 0, n, "the length of `mean`")
+    for value, name in ((mean, "mean"), (doubt, "doubt"), (level, "level")):
+        require(value, (m,), np.float64, name)
+    k = _shape(rows, 1, "rows")[0]
+    require(rows, (k,), np.int64, "rows")
+    require(similarities, (k,), np.float32, "similarities")
+    _check_columns(whole, real)
+    check_rows(rows, whole)
+
+
+def check_precedents(
+    rows: Any, before: Any, near: Any, similarities: Any, whole: Any, real: Any, nth: int
+) -> None:
+    _check_neighbours(rows, near, similarities, whole, real, nth)
+    require(before, (len(rows),), np.int64, "before")
+
+
+def check_judge(
+    rows: Any,
+    near: Any,
+    similarities: Any,
+    whole: Any,
+    real: Any,
+    n: int,
+    levels: Any,
+    overall: Any,
+    contest: Any,
+    choice: Any,
+    nth: int,
+) -> None:
+    _check_neighbours(rows, near, similarities, whole, real, nth)
+    require_count(n, 0, whole.shape[1], "n")
+    require(levels, (_shape(levels, 2, "levels")[0], 6), np.float64, "levels", writable=True)
+    require(overall, (3,), np.float64, "overall")
+    require(contest, (3,), np.float64, "contest", writable=True)
+    require(choice, (2,), np.float64, "choice", writable=True)
+
+
+def check_judged(
+    rows: npt.NDArray[np.int64],
+    whole: npt.NDArray[np.int64],
+    real: npt.NDArray[np.float64],
+    n: int,
+    n_routes: int,
+) -> None:
+    check_routes(whole[0, :n], n_routes)
+    if np.isnan(real[3, rows]).any():
+        raise RangeError("`rows` must have been put to the model; one was not")
+
+
+def _check_neighbours(
+    rows: Any, near: Any, similarities: Any, whole: Any, real: Any, nth: int
+) -> None:
+    m, k = _shape(near, 2, "near")
+    require_count(k, 1, None, "the rows near each")
+    require_count(nth, 1, None, "nth")
+    require(rows, (m,), np.int64, "rows")
+    require(near, (m, k), np.int64, "near")
+    require(similarities, (m, k), np.float32, "similarities")
+    _check_columns(whole, real)
+    check_rows(rows, whole)
+    check_rows(near, whole)
+
+
+def check_rows(rows: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> None:
+    room = whole.shape[1]
+    if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < room:
+        raise RangeError(f"rows must be in [0, {room}); got {rows.min()} to {rows.max()}")
+
+
+def check_routes(route: npt.NDArray[np.int64], n: int) -> None:
+    if route.size and not 0 <= int(route.min()) <= int(route.max()) < n:
+        raise RangeError(f"routes must be in [0, {n}); got {route.min()} to {route.max()}")
+
+
+def _check_columns(whole: Any, real: Any) -> None:
+    room = _shape(whole, 2, "whole")[1]
+    require(whole, (2, room), np.int64, "whole")
+    require(real, (4, room), np.float64, "real")
 
 
 def check_put_outcome(

@@ -76,6 +76,65 @@ struct Alarm {
 int follow(double* level, double* overall, double* run, double quality, double weight,
            double order, const Alarm& alarm) noexcept;
 
+// A fitted model of what routes achieve: rows (n_cells + n_routes, dim) are the centroids of all
+// views, then what is linear in the query per route; a view is the cells from its start to the next.
+struct Model {
+    const float* rows;
+    Index n_cells, n_routes, dim;
+    const int64_t* starts;
+    Index n_views, n_doubted;
+    const float* table;     // (n_cells, n_routes)
+    const float* variance;  // (cells of the first n_doubted views, n_routes)
+    const double* level;
+};
+// Mean and variance per route for a query. False where there was no memory to work with.
+bool model_means(const Model& model, const float* x, double* mean, double* doubt) noexcept;
+
+// Columns of the outcomes that are remembered, by row.
+struct Remembered {
+    const int64_t* route;
+    const int64_t* order;
+    const double* quality;
+    const double* weight;
+    const double* fitted;  // NaN where the model was not asked yet
+};
+// What is known of routes before memory is asked: levels (n_routes, 6) and overall (3) as in
+// `follow`, and of the first n_modelled what the model says and its own level.
+struct Belief {
+    const double* levels;
+    const double* overall;
+    Index n_routes;
+    const double* mean;
+    const double* doubt;
+    const double* level;
+    Index n_modelled;
+};
+struct ExpectationRule {
+    double width, fresh, residual_prior, trust, low, memory_prior, edge;
+    Index nth;
+    int64_t learned;
+};
+enum { NO_MEMORY = -1, NOT_ASKED = 1, UNKNOWN_ROUTE = 2 };
+// Expected quality and its deviation per route, from the k rows nearest to the query, best first.
+int expectations(const Belief& belief, const Remembered& memory, const int64_t* rows,
+                 const float* similarities, Index k, const ExpectationRule& rule, double* expected,
+                 double* deviation) noexcept;
+// Kernel mass and mean quality, per row, of its route among the rows nearest to it that came before.
+void precedents(const Remembered& memory, const int64_t* rows, const int64_t* before, Index m,
+                const int64_t* near, const float* similarities, Index k, Index nth, double width,
+                double* mass, double* mean) noexcept;
+
+struct Judgement {
+    double width, memory_prior, choice_prior, fade, said_fade;
+    Index nth;
+};
+// Lets some of n remembered rows judge what was expected of them: contest (3) takes the squared
+// errors of memory and of the model, choice (2) how far the route was chosen for the query, and
+// levels what the model said.
+int judge(const Remembered& memory, Index n, const int64_t* rows, Index m, const int64_t* near,
+          const float* similarities, Index k, const Judgement& rule, double* levels, Index n_routes,
+          const double* overall, double* contest, double* choice) noexcept;
+
 // Rounded copies of rows: row ~ scale * codes, off by a vector of length `error` at most.
 struct Codes {
     const int8_t* codes;

@@ -25,6 +25,7 @@ from sona._core.counting import (
     store_row,
 )
 from sona._core.decision import decision_step, gate_observe, gate_trust, outcome_step
+from sona._core.expectation import expectations, judge, model_means, precedents
 from sona.errors import NonFiniteError
 
 __all__ = [
@@ -37,12 +38,16 @@ __all__ = [
     "count_outcome",
     "decision_step",
     "encode_rows",
+    "expectations",
     "expected_values",
     "follow",
     "gate_observe",
     "gate_trust",
+    "judge",
+    "model_means",
     "outcome_step",
     "place_outcome",
+    "precedents",
     "put_outcome",
     "same_vector",
     "screens_assignments",

@@ -56,8 +56,9 @@ class TrajectoryBuffer:
         self.seen = 0
         self._index = PatternIndex(dim)
         self._store = self._index.store
-        self._whole = np.zeros((len(_WHOLE), 0), np.int64)
-        self._real = np.zeros((len(_REAL), 0))
+        # The columns themselves, with room to grow, as the kernels take them.
+        self.whole = np.zeros((len(_WHOLE), 0), np.int64)
+        self.real = np.zeros((len(_REAL), 0))
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
@@ -78,7 +79,7 @@ class TrajectoryBuffer:
         ``route`` and ``order``, which counts from the first row ever appended, are int64, the
         others float64; ``fitted`` is what the router's model said of the row, NaN until it has.
         """
-        table, row = (self._whole, _WHOLE) if name in _WHOLE else (self._real, _REAL)
+        table, row = (self.whole, _WHOLE) if name in _WHOLE else (self.real, _REAL)
         return table[row[name], : len(self)]
 
     def append(
@@ -111,8 +112,8 @@ class TrajectoryBuffer:
         _core.put_outcome(
             rows,
             codes,
-            self._whole,
-            self._real,
+            self.whole,
+            self.real,
             row,
             embedding,
             route,
@@ -149,8 +150,8 @@ class TrajectoryBuffer:
         return buffer
 
     def _grow(self, rows: int) -> None:
-        if rows <= self._whole.shape[1]:
+        if rows <= self.whole.shape[1]:
             return
-        room = min(max(rows, 2 * self._whole.shape[1], _FIRST_ROOM), self.capacity)
-        more = ((0, 0), (0, room - self._whole.shape[1]))
-        self._whole, self._real = np.pad(self._whole, more), np.pad(self._real, more)
+        room = min(max(rows, 2 * self.whole.shape[1], _FIRST_ROOM), self.capacity)
+        more = ((0, 0), (0, room - self.whole.shape[1]))
+        self.whole, self.real = np.pad(self.whole, more), np.pad(self.real, more)

@@ -5,7 +5,6 @@ Everything in a cell is a sum, so cells merge by adding and nothing is counted t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,8 @@ _Floats = NDArray[np.float64]
 _HELP = 4.0
 # Row of outcomes that came before there was a cell to count them in.
 _UNPLACED = -1
+# From so many cells on, a search reads their 8-bit codes first.
+_CODED = 512
 
 
 class Cells:
@@ -55,6 +56,10 @@ class Cells:
         self._centroids = _core.aligned_zeros((8, dim))
         # (route, cell, count | total | squares); the last cell holds what is unplaced.
         self._outcomes = np.zeros((4, 9, 3))
+        # Codes of the centroids, made by the first search that wants them, and the cells whose
+        # centroid has changed since.
+        self._codes: _core.RowCodes | None = None
+        self._moved: set[int] = set()
         self._view()
 
     def __len__(self) -> int:
@@ -76,6 +81,7 @@ class Cells:
         if self._n == 1:
             self._outcomes[:, 0] = self._outcomes[:, _UNPLACED]
             self._outcomes[:, _UNPLACED] = 0.0
+        self._move(self._n - 1)
         self._view()
         return self._n - 1
 
@@ -85,6 +91,10 @@ class Cells:
             return np.full(len(units), _UNPLACED)
         nearest: NDArray[np.int64] = (units @ self.centroids.T).argmax(axis=1)
         return nearest
+
+    def nearest(self, query: FloatArray, k: int) -> tuple[NDArray[np.int64], FloatArray]:
+        """Return the `k` cells nearest to a unit query and their similarities, best first."""
+        return _core.top_k(self._centroids, self._n, query, k, codes=self._coded())
 
     def add(
         self,
@@ -102,6 +112,7 @@ class Cells:
             self._sizes[cell] += times
             one = slice(cell, cell + 1)
             _core.settle(self._sums[one], self._centroids[one])
+            self._move(cell)
 
     def join_many(self, labels: NDArray[np.int64], units: FloatArray) -> None:
         """Let rows move the cells of their labels."""
@@ -123,7 +134,7 @@ class Cells:
         table = self._table_of.get(route)
         if table is None:
             table = self._own_table(route)
-        return _core.place_outcome(
+        cell = _core.place_outcome(
             self.similarities,
             unit,
             quality,
@@ -136,6 +147,9 @@ class Cells:
             room,
             by_route,
         )
+        if self._codes is not None:
+            self._move(cell)
+        return cell
 
     def count(
         self, cell: int, unit: FloatArray, route: str | None, quality: float, accepted: bool
@@ -146,6 +160,7 @@ class Cells:
         _core.count_outcome(
             place, unit, quality, accepted, table, self._sums, self._sizes, self._centroids
         )
+        self._move(cell)
 
     def count_many(self, labels: NDArray[np.int64], outcomes: Outcomes) -> None:
         """Count outcomes in the cells of their labels."""
@@ -175,17 +190,20 @@ class Cells:
         _core.expected_values(table, self._values, blind, floor, strength)
         return self._values
 
-    def outcomes(self, cell: int) -> Iterator[tuple[str | None, tuple[float, float, float]]]:
-        """Yield route and (count, total, squares) where there are outcomes."""
-        for route, entry in zip(self.routes, self._outcomes[:, cell].tolist(), strict=False):
-            if entry[0] > 0.0:
-                yield route, (entry[0], entry[1], entry[2])
+    def outcomes(self, cell: int) -> list[tuple[str | None, float, float, float]]:
+        """Return route, count, total and squares of each route with outcomes in a cell."""
+        return self._named(self._outcomes[:, cell])
 
-    def route_totals(self) -> Iterator[tuple[str | None, tuple[float, float, float]]]:
-        """Yield route and (count, total, squares) over all cells and what is unplaced."""
-        for route, entry in zip(self.routes, self._outcomes.sum(axis=1).tolist(), strict=False):
-            if entry[0] > 0.0:
-                yield route, (entry[0], entry[1], entry[2])
+    def route_totals(self) -> list[tuple[str | None, float, float, float]]:
+        """Return the same over all cells and what is unplaced."""
+        return self._named(self._outcomes.sum(axis=1))
+
+    def _named(self, sums: _Floats) -> list[tuple[str | None, float, float, float]]:
+        return [
+            (route, count, total, squares)
+            for route, (count, total, squares) in zip(self.routes, sums.tolist(), strict=False)
+            if count > 0.0
+        ]
 
     def leading_routes(self) -> list[str | None]:
         """The route with the largest total in each cell."""
@@ -318,6 +336,23 @@ class Cells:
         np.fill_diagonal(apart, np.inf)
         return apart
 
+    def _coded(self) -> _core.RowCodes | None:
+        """The codes of all centroids as they are now; None where cells are few."""
+        if self._n < _CODED:
+            return None
+        if self._codes is None:
+            self._codes = _core.RowCodes(len(self._sizes), self.dim)
+            _core.encode_rows(self.centroids, self._codes, 0)
+        else:
+            for cell in self._moved:
+                _core.encode_rows(self._centroids[cell : cell + 1], self._codes, cell)
+        self._moved.clear()
+        return self._codes
+
+    def _move(self, cell: int) -> None:
+        if self._codes is not None and cell >= 0:
+            self._moved.add(cell)
+
     def _own_table(self, route: str | None) -> _Floats:
         self._row(route)
         return self._table_of[route]
@@ -353,6 +388,7 @@ class Cells:
         outcomes[:, : self._n] = self._outcomes[:, : self._n]
         outcomes[:, _UNPLACED] = self._outcomes[:, _UNPLACED]
         self._outcomes = outcomes
+        self._codes = None
         self._view()
 
     def _view(self) -> None:
@@ -370,3 +406,4 @@ class Cells:
 
     def _settle(self) -> None:
         _core.settle(self.sums, self.centroids)
+        self._codes = None

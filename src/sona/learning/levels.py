@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from sona import _core
 from sona.learning.outcome import PRIOR_OUTCOMES
 
-__all__ = ["Levels", "Turn"]
+__all__ = ["SAID_FADE", "Levels", "Turn"]
 
 _Floats = NDArray[np.float64]
-# Half-life, in outcomes that the model was asked about, of what it says of a route's queries.
-_FADE = 0.5 ** (1.0 / 32.0)
+#: Half-life, in outcomes that the model was asked about, of what it says of a route's queries.
+SAID_FADE = 0.5 ** (1.0 / 32.0)
 
 
 class Turn(NamedTuple):
@@ -44,8 +44,8 @@ class Levels:
 
     def __init__(self) -> None:
         # Prior, trust, total, count; sum and weight of what the model said. See _core.follow.
-        self._levels = np.empty((0, 6))
-        self._overall = np.array([1.0, 2.0, 0.25])
+        self.table = np.empty((0, 6))
+        self.totals = np.array([1.0, 2.0, 0.25])
         self._runs = np.empty((0, 8))
         self.onset = np.empty(0, np.int64)
         self.turned: set[int] = set()
@@ -53,18 +53,13 @@ class Levels:
     @property
     def overall(self) -> float:
         """Mean quality over all routes; one half before the first outcome."""
-        return float(self._overall[0] / self._overall[1])
-
-    @property
-    def scatter(self) -> float:
-        """Standard deviation of outcomes around what was expected."""
-        return float(max(np.sqrt(self._overall[2] / self._overall[1]), 0.05))
+        return float(self.totals[0] / self.totals[1])
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return numbers, for saving."""
         return {
-            "levels": self._levels.copy(),
-            "overall": self._overall.copy(),
+            "levels": self.table.copy(),
+            "overall": self.totals.copy(),
             "runs": self._runs.copy(),
             "onset": self.onset.copy(),
             "turned": np.array(sorted(self.turned), np.int64),
@@ -74,8 +69,8 @@ class Levels:
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Levels:
         """Make levels from what :meth:`arrays` returned."""
         levels = cls()
-        levels._levels = arrays["levels"].copy()
-        levels._overall = arrays["overall"].copy()
+        levels.table = arrays["levels"].copy()
+        levels.totals = arrays["overall"].copy()
         levels._runs = arrays["runs"].copy()
         levels.onset = arrays["onset"].copy()
         levels.turned = set(arrays["turned"].tolist())
@@ -83,34 +78,26 @@ class Levels:
 
     def grow(self, n: int) -> None:
         """Make room for `n` routes."""
-        more = n - len(self._levels)
+        more = n - len(self.table)
         if more > 0:
             fresh = np.zeros((more, 6))
             fresh[:, :2] = np.nan, PRIOR_OUTCOMES
-            self._levels = np.concatenate([self._levels, fresh])
+            self.table = np.concatenate([self.table, fresh])
             self._runs = np.concatenate([self._runs, np.zeros((more, 8))])
             self.onset = np.append(self.onset, np.zeros(more, np.int64))
 
     def of(self, route: int) -> float:
         """Mean quality of a route now, where the model has nothing to say."""
-        prior, trust, total, count = self._levels[route, :4].tolist()
+        prior, trust, total, count = self.table[route, :4].tolist()
         if prior != prior:
             prior = self.overall
         return float((total + trust * prior) / (count + trust))
 
-    def current(self) -> tuple[_Floats, _Floats]:
-        """Mean quality of all routes, and its variance beyond the model's own."""
-        prior, trust, total, count = self._levels[:, :4].T
-        known = np.isfinite(prior)
-        level = (total + trust * np.where(known, prior, self.overall)) / (count + trust)
-        # The variance of a level that came with the model is part of the model's own.
-        return level, self.scatter**2 / np.where(known, np.inf, count + 1.0)
-
     def follow(self, route: int, quality: float, weight: float, order: int) -> Turn | None:
         """Count an outcome; returns a turn that deserves a closer look."""
         side = _core.follow(
-            self._levels,
-            self._overall,
+            self.table,
+            self.totals,
             self._runs,
             route,
             quality,
@@ -126,26 +113,21 @@ class Levels:
         self._runs[route] = (0.0, 0.0, 0.0, order + 1.0) * 2
         return Turn(error / length, int(length), int(onset))
 
-    def said(self, route: int, fitted: float) -> None:
-        """Take in what the model said of a query of a route, less its mean of the route."""
-        self._levels[route, 4:] *= _FADE
-        self._levels[route, 4:] += (fitted, 1.0)
-
     def restart(self, route: int, change: float, turn: Turn) -> None:
         """A route has turned: go by the outcomes since then."""
-        self._levels[route, :4] = (self.of(route) + change, turn.length, 0.0, 0.0)
+        self.table[route, :4] = (self.of(route) + change, turn.length, 0.0, 0.0)
         self.onset[route] = turn.onset
         self.turned.add(route)
 
     def settle(self) -> list[tuple[int, float]]:
         """Routes that turned since the last call, and how far they have moved since."""
-        moved = [(route, self.of(route) - float(self._levels[route, 0])) for route in self.turned]
+        moved = [(route, self.of(route) - float(self.table[route, 0])) for route in self.turned]
         self.turned.clear()
         return moved
 
     def rebase(self, level: _Floats, count: _Floats, noise: float) -> None:
         """Start from the means of a model that was fitted to `count` outcomes."""
-        self._levels = np.zeros((len(level), 6))
-        self._levels[:, 0], self._levels[:, 1] = level, count + PRIOR_OUTCOMES
+        self.table = np.zeros((len(level), 6))
+        self.table[:, 0], self.table[:, 1] = level, count + PRIOR_OUTCOMES
         self.onset = np.zeros(len(level), np.int64)
-        self._overall[2] = noise * self._overall[1]
+        self.totals[2] = noise * self.totals[1]

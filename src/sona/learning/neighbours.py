@@ -16,20 +16,19 @@ from sona.types import FloatArray
 
 __all__ = [
     "MEMORY_PRIOR",
+    "NEAREST",
     "NEIGHBOURS",
     "WIDTHS",
-    "Neighbours",
     "foretelling_width",
-    "kernel",
 ]
 
 _Floats = NDArray[np.float64]
-_Ints = NDArray[np.int64]
 
 #: Widths to choose from, as shares of the distance of the 16th neighbour; the first one holds
 #: until a log has been looked at. Wider ones foretell random logs better still, and decide worse.
 WIDTHS = (0.1, 0.2)
-_WIDTH_NEIGHBOUR = 16
+#: What is near: as far as this neighbour.
+NEAREST = 16
 #: Remembered rows that a decision looks at.
 NEIGHBOURS = 64
 #: Kernel mass that what was never tried is worth.
@@ -38,37 +37,12 @@ MEMORY_PRIOR = 0.05
 _JUDGED = 512
 
 
-def kernel(similarities: FloatArray, width: float) -> _Floats:
+def _kernel(similarities: FloatArray, width: float) -> _Floats:
     """Return the weight of each neighbour, shape of `similarities` (..., k), best first."""
     distance = 1.0 - similarities.astype(np.float64)
-    scale = width * distance[..., min(_WIDTH_NEIGHBOUR, distance.shape[-1]) - 1]
+    scale = width * distance[..., min(NEAREST, distance.shape[-1]) - 1]
     weights: _Floats = np.exp(-distance / np.maximum(scale, 1e-4)[..., None])
     return weights
-
-
-class Neighbours:
-    """The nearest remembered rows of a query, best first, with their kernel."""
-
-    def __init__(
-        self, buffer: TrajectoryBuffer, rows: _Ints, similarities: FloatArray, width: float
-    ) -> None:
-        self.route: _Ints = buffer.columns("route")[rows]
-        self.quality: _Floats = buffer.columns("quality")[rows]
-        self.fitted: _Floats = buffer.columns("fitted")[rows]
-        self.mass: _Floats = buffer.columns("weight")[rows]
-        self.order: _Ints = buffer.columns("order")[rows]
-        self.kernel: _Floats = self.mass * kernel(similarities, width)
-
-    def remembered(self, n_routes: int, low: float) -> tuple[_Floats, _Floats]:
-        """Return kernel mean and variance per route; a route that was not tried here is `low`."""
-        mass = np.bincount(self.route, self.kernel, n_routes)
-        quality = np.clip(self.quality, 0.0, 1.0)
-        total = np.bincount(self.route, self.kernel * quality, n_routes)
-        mean = (total + MEMORY_PRIOR * low) / (mass + MEMORY_PRIOR)
-        squares = np.bincount(self.route, np.square(self.kernel) / self.mass, n_routes)
-        voices = np.square(mass) / np.maximum(squares, 1e-300)
-        smoothed = (mean * voices + 0.5) / (voices + 1.0)
-        return mean, smoothed * (1.0 - smoothed) / (voices + 1.0)
 
 
 def foretelling_width(buffer: TrajectoryBuffer) -> float:
@@ -77,7 +51,7 @@ def foretelling_width(buffer: TrajectoryBuffer) -> float:
     Judged on up to 512 remembered rows, evenly spaced, each left out of its own neighbours and
     counted by its quality. Costs one search of the memory for these rows.
     """
-    if len(buffer) <= _WIDTH_NEIGHBOUR:
+    if len(buffer) <= NEAREST:
         return WIDTHS[0]
     route, quality = buffer.columns("route"), np.clip(buffer.columns("quality"), 0.0, 1.0)
     success = quality * buffer.columns("weight")
@@ -88,7 +62,7 @@ def foretelling_width(buffer: TrajectoryBuffer) -> float:
     same = route[near] == route[rows][:, None]
     evidence = []
     for width in WIDTHS:
-        weight = kernel(similarities, width) * others
+        weight = _kernel(similarities, width) * others
         doubt = MEMORY_PRIOR * weight.sum(axis=1) + 1e-9
         votes = weight * success[near]
         told = (votes * same).sum(axis=1) + doubt * share[route[rows]]

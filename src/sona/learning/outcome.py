@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sona import _core
 from sona.learning.kmeans import SphericalKMeans
 from sona.types import FloatArray
 
@@ -102,10 +103,15 @@ class OutcomeModel:
 
         Costs one product with all centroids, about 20 microseconds at 500 x 384.
         """
-        products = self._both @ x
-        cells = [start + int(products[start:end].argmax()) for start, end in self._spans]
-        mean = self.level + products[len(self._centroids) :] + self._table[cells].sum(axis=0)
-        return mean, self._variance[cells[:_STARTS]].mean(axis=0, dtype=np.float64)
+        return _core.model_means(
+            self._both,
+            self._arrays["starts"],
+            self._table,
+            self._variance,
+            self.level,
+            min(_STARTS, len(self._spans)),
+            x,
+        )
 
     def expect_many(self, embeddings: FloatArray) -> NDArray[np.float64]:
         """Return means of shape (n, n_routes) for a batch."""

@@ -92,6 +92,8 @@ class ReasoningBank:
         self._used: list[int] = []
         self._last_used: list[int] = []
         self._selectivity = 1.0
+        # What each pattern says of its routes and their mean, from when it was last shown.
+        self._told: dict[int, tuple[dict[str, RouteStats], float]] = {}
 
     def __len__(self) -> int:
         return len(self._live)
@@ -141,6 +143,7 @@ class ReasoningBank:
             cell = cells.place(unit, route, quality, accepted, _SAME, room, by_route)
         if cell < 0:
             cell = self._count_elsewhere(cell, unit, route, quality, accepted)
+        self._told.pop(cell, None)
         if row == len(self._labels):
             self._labels.append(cell)
         else:
@@ -163,6 +166,7 @@ class ReasoningBank:
 
     def absorb(self, summary: Sketch, threshold: float) -> None:
         """Count in what many outcomes amount to; those of quality `threshold` shape patterns."""
+        self._told.clear()
         centres = summary.centres() * summary.lengths[:, None].astype(np.float32)
         for number, route, quality, count in summary.outcomes():
             accepted = quality >= threshold
@@ -194,6 +198,7 @@ class ReasoningBank:
         Costs one k-means over the accepted rows.
         """
         self._selectivity = selectivity
+        self._told.clear()
         before, centroids = self._live, self._live.centroids.copy()
         residue = self._residue(outcomes, rows)
         old = residue.sizes > 0.0
@@ -232,15 +237,14 @@ class ReasoningBank:
         count = min(k, len(self))
         if not count:
             return []
-        similarities = self.centroids @ query
-        best = np.argsort(-similarities, kind="stable")[:count]
         now = int(time.time())
         found = []
-        for cell in best.tolist():
+        cells, similarities = self._live.nearest(query, count)
+        for cell, similarity in zip(cells.tolist(), similarities.tolist(), strict=True):
             if note:
                 self._used[cell] += 1
                 self._last_used[cell] = now
-            found.append(self._pattern(cell, float(similarities[cell])))
+            found.append(self._pattern(cell, similarity))
         return found
 
     def ids_of(self, units: FloatArray) -> NDArray[np.int64]:
@@ -275,7 +279,7 @@ class ReasoningBank:
         """Return the outcomes of each route over all patterns."""
         return {
             route: _route_stats(*entry)
-            for route, entry in self._live.route_totals()
+            for route, *entry in self._live.route_totals()
             if route is not None
         }
 
@@ -296,6 +300,7 @@ class ReasoningBank:
 
     def restore(self, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
         """Become what :meth:`arrays` and :meth:`facts` described."""
+        self._told.clear()
         self._live = Cells.of(self.dim, wire.under(arrays, "live."), facts["live"])
         self._labels = arrays["labels"].tolist()
         ledger = arrays["ledger"].tolist()
@@ -329,6 +334,7 @@ class ReasoningBank:
         target = np.arange(len(self))
         target[pair[1]] = pair[0]
         moved = self._live.collapse(target).tolist()
+        self._told.clear()
         self._labels = [moved[label] if label >= 0 else label for label in self._labels]
         for ledger in (self._ids, self._created, self._used, self._last_used):
             del ledger[pair[1]]
@@ -400,25 +406,31 @@ class ReasoningBank:
         return len(heirs)
 
     def _pattern(self, cell: int, similarity: float | None) -> LearnedPattern:
-        stats: dict[str, RouteStats] = {}
-        count = total = 0.0
-        for route, (n, s, squares) in self._live.outcomes(cell):
-            count, total = count + n, total + s
-            if route is not None:
-                stats[route] = _route_stats(n, s, squares)
+        stats, mean = self._told.get(cell) or self._tell(cell)
         size = int(self._live.sizes[cell])
         return LearnedPattern(
             self._ids[cell],
-            self.centroids[cell].copy(),
+            self._live.centroids[cell].copy(),
             size,
             float(size),
-            total / count if count else 0.0,
-            stats,
+            mean,
+            dict(stats),
             self._created[cell],
             self._last_used[cell],
             self._used[cell],
             similarity,
         )
+
+    def _tell(self, cell: int) -> tuple[dict[str, RouteStats], float]:
+        """Work out what a pattern says of its routes, and their mean quality."""
+        stats: dict[str, RouteStats] = {}
+        count = total = 0.0
+        for route, n, s, squares in self._live.outcomes(cell):
+            count, total = count + n, total + s
+            if route is not None:
+                stats[route] = _route_stats(n, s, squares)
+        told = self._told[cell] = stats, total / count if count else 0.0
+        return told
 
 
 def _different(points: FloatArray, rows: int) -> NDArray[np.int64]:
@@ -430,4 +442,5 @@ def _different(points: FloatArray, rows: int) -> NDArray[np.int64]:
 
 def _route_stats(count: float, total: float, squares: float) -> RouteStats:
     mean = total / count
-    return RouteStats(count, mean, max(squares / count - mean * mean, 0.0))
+    variance = squares / count - mean * mean
+    return RouteStats(count, mean, variance if variance > 0.0 else 0.0)

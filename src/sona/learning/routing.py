@@ -25,17 +25,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sona import wire
+from sona import _core, wire
 from sona.errors import RangeError
 from sona.learning.buffer import TrajectoryBuffer
-from sona.learning.levels import Levels, Turn
+from sona.learning.levels import SAID_FADE, Levels, Turn
 from sona.learning.neighbours import (
     MEMORY_PRIOR,
+    NEAREST,
     NEIGHBOURS,
     WIDTHS,
-    Neighbours,
     foretelling_width,
-    kernel,
 )
 from sona.learning.outcome import PRIOR_OUTCOMES, OutcomeModel, Points
 from sona.learning.selectivity import Selectivity
@@ -46,6 +45,7 @@ __all__ = ["Choice", "Router"]
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
+_NOTHING = np.empty(0)
 
 _RESIDUAL_PRIOR = 10.0
 #: A neighbour that the model has not learned from counts wherever it is: 20 of them weigh as
@@ -264,34 +264,36 @@ class Router:
         expected, deviation : ndarray of shape (len(routes),), float64
         """
         self._look_up()
-        n = len(self._number)
-        level, level_variance = self._levels.current()
-        expected, variance = level.copy(), level_variance
-        if self._model is not None:
-            known = self._model.n_routes
-            mean, posterior = self._model.expect(embedding)
-            expected[:known] += mean - self._model.level
-            variance[:known] = posterior + variance[:known]
-        if not len(self._buffer):
-            return _inside(expected), np.sqrt(variance)
-        rows, similarities = self._buffer.nearest(embedding, NEIGHBOURS)
-        self._ask_model(rows)
-        near = Neighbours(self._buffer, rows, similarities, self._width)
-        weight = near.kernel + np.where(near.order >= self._learned, _FRESH_WEIGHT, 0.0) * near.mass
-        error = near.quality - near.fitted - level[near.route]
-        support = np.bincount(near.route, weight, n) + _RESIDUAL_PRIOR
-        expected += np.bincount(near.route, weight * error, n) / support
-        variance = variance * (_RESIDUAL_PRIOR / support)
-        trust = self._memory_weight
-        if trust > 0.0:
-            local, doubt = near.remembered(n, _NEVER_TRIED * self._levels.overall)
-            variance = (
-                (1 - trust) * variance
-                + trust * doubt
-                + trust * (1 - trust) * np.square(expected - local)
+        buffer, model = self._buffer, self._model
+        mean, doubt, level = _NOTHING, _NOTHING, _NOTHING
+        if model is not None:
+            (mean, doubt), level = model.expect(embedding), model.level
+        rows, similarities = buffer.nearest(embedding, NEIGHBOURS)
+        trust, low = self._memory_weight, _NEVER_TRIED * self._levels.overall
+        while True:
+            found = _core.expectations(
+                self._levels.table,
+                self._levels.totals,
+                mean,
+                doubt,
+                level,
+                rows,
+                similarities,
+                buffer.whole,
+                buffer.real,
+                self._learned,
+                self._width,
+                NEAREST,
+                _FRESH_WEIGHT,
+                _RESIDUAL_PRIOR,
+                trust,
+                low,
+                MEMORY_PRIOR,
+                _EDGE,
             )
-            expected += trust * (local - expected)
-        return _inside(expected), np.sqrt(variance)
+            if found is not None:
+                return found
+            self._ask_model(rows)
 
     def decide(
         self,
@@ -328,22 +330,23 @@ class Router:
         names = list(self._number if routes is None else routes)
         if not names:
             raise RangeError("`routes` must name at least one route; none was observed so far")
-        everything, doubts = self.expect(embedding)
-        numbers = [self._number.get(name, -1) for name in names]
+        everything, doubts = (numbers.tolist() for numbers in self.expect(embedding))
         stranger, strange = self._stranger()
-        expected = np.append(everything, stranger)[numbers]
-        deviation = np.append(doubts, strange)[numbers]
+        numbers = [self._number.get(name, -1) for name in names]
+        expected = [everything[number] if number >= 0 else stranger for number in numbers]
+        deviation = [doubts[number] if number >= 0 else strange for number in numbers]
         utility = expected
         if costs is not None and cost_weight != 0.0:
-            utility = expected - cost_weight * np.array([costs.get(name, 0.0) for name in names])
-        best = chosen = int(utility.argmax())
+            prices = [cost_weight * costs.get(name, 0.0) for name in names]
+            utility = [worth - price for worth, price in zip(expected, prices, strict=True)]
+        best = chosen = utility.index(max(utility))
         if explore:
             rng = self._rng if note else copy.deepcopy(self._rng)
             chosen = int(rng.normal(utility, deviation).argmax())
         return Choice(
             names[chosen],
-            dict(zip(names, expected.tolist(), strict=True)),
-            dict(zip(names, deviation.tolist(), strict=True)),
+            dict(zip(names, expected, strict=True)),
+            dict(zip(names, deviation, strict=True)),
             chosen != best,
         )
 
@@ -388,7 +391,7 @@ class Router:
         named = {f"{part}.{name}": a for part, held in parts.items() for name, a in held.items()}
         return {
             **named,
-            "selectivity": np.array([self._selectivity.gain, self._selectivity.rows]),
+            "selectivity": self._selectivity.state.copy(),
             "contest": self._contest.copy(),
             "width": np.array([self._width]),
             "progress": np.array([self._learned, self._next_look]),
@@ -414,7 +417,7 @@ class Router:
         )
         model = wire.under(arrays, "model.")
         self._levels = Levels.from_arrays(wire.under(arrays, "levels."))
-        self._selectivity.gain, self._selectivity.rows = arrays["selectivity"].tolist()
+        self._selectivity.state = arrays["selectivity"].copy()
         self._contest = arrays["contest"].copy()
         self._width = float(arrays["width"][0])
         self._learned, self._next_look = arrays["progress"].tolist()
@@ -441,19 +444,25 @@ class Router:
         rows = np.array(self._waiting) % buffer.capacity
         self._waiting = []
         near, similarities = buffer.nearest(buffer.embeddings[rows], _PRECEDENTS + 1)
-        stands_for = min(max(1, len(buffer) // _LOOKED_UP_ALL), _STANDS_FOR)
-        fade = _CONTEST_KEEP**stands_for
-        self._selectivity.add(buffer, rows, near, len(self._number), fade)
         self._ask_model(rows)
-        recalled = self._recalled(rows, near, similarities, buffer.columns("order")[rows])
-        columns = (buffer.columns(name)[rows].tolist() for name in ("route", "quality", "fitted"))
-        for memory, route, quality, fitted in zip(
-            _with_prior(*recalled).tolist(), *columns, strict=True
-        ):
-            self._levels.said(route, fitted)
-            modelled = fitted + self._levels.of(route)
-            lost = (memory - quality) ** 2, (modelled - quality) ** 2, 1.0
-            self._contest = fade * self._contest + lost
+        _core.judge(
+            rows,
+            near,
+            similarities,
+            buffer.whole,
+            buffer.real,
+            len(buffer),
+            self._levels.table,
+            self._levels.totals,
+            self._contest,
+            self._selectivity.state,
+            NEAREST,
+            self._width,
+            MEMORY_PRIOR,
+            self._selectivity.prior,
+            _CONTEST_KEEP ** min(max(1, len(buffer) // _LOOKED_UP_ALL), _STANDS_FOR),
+            SAID_FADE,
+        )
 
     def _ask_model(self, rows: _Ints) -> None:
         """Note what the model says of remembered rows, where it was not asked before."""
@@ -465,12 +474,10 @@ class Router:
         fitted[fresh] = 0.0
         if self._model is None:
             return
-        route = buffer.columns("route")[fresh]
-        known = route < self._model.n_routes
-        if known.any():
-            fresh, route = fresh[known], route[known]
-            mean = self._model.expect_many(buffer.embeddings[fresh])
-            fitted[fresh] = mean[np.arange(len(fresh)), route] - self._model.level[route]
+        for row, route in zip(fresh.tolist(), buffer.columns("route")[fresh].tolist(), strict=True):
+            if route < self._model.n_routes:
+                mean, _ = self._model.expect(buffer.embeddings[row])
+                fitted[row] = mean[route] - self._model.level[route]
 
     @property
     def _memory_weight(self) -> float:
@@ -484,21 +491,6 @@ class Router:
         fairly = (_CONTEST_LOST - memory / model) / (_CONTEST_LOST - _CONTEST_WON)
         return max(self._selectivity.weight, min(max(float(fairly), 0.0), 1.0))
 
-    def _recalled(
-        self, rows: _Ints, near: _Ints, similarities: FloatArray, before: _Ints
-    ) -> tuple[_Floats, _Floats]:
-        """What the route of each row did on similar queries: kernel mass and mean.
-
-        Only what came before the order that is given for each row counts.
-        """
-        column = self._buffer.columns
-        voices = column("weight")[near] * kernel(similarities, self._width)
-        voices *= column("order")[near] < before[:, None]
-        voices *= column("route")[near] == column("route")[rows][:, None]
-        mass = voices.sum(axis=1)
-        mean = (voices * column("quality")[near]).sum(axis=1) / np.maximum(mass, 1e-300)
-        return mass, mean
-
     def _consider(self, route: int, turn: Turn) -> None:
         """Let precedents say whether a route has turned: a new topic is not a change of it.
 
@@ -511,7 +503,10 @@ class Router:
         k = len(since) + _PRECEDENTS
         near, similarities = self._buffer.nearest(self._buffer.embeddings[rows], k)
         before = np.full(len(rows), turn.onset)
-        mass, mean = self._recalled(rows, near, similarities, before)
+        buffer = self._buffer
+        mass, mean = _core.precedents(
+            rows, before, near, similarities, buffer.whole, buffer.real, NEAREST, self._width
+        )
         known = mass > _PRECEDENT_MASS
         if known.sum() < _QUORUM:
             return
@@ -534,18 +529,3 @@ class Router:
         column("fitted")[:] = mean[np.arange(len(route)), route] - model.level[route]
         self._levels.rebase(model.level, model.count, model.noise)
         self._learned = self._buffer.seen
-
-
-def _with_prior(mass: _Floats, mean: _Floats) -> _Floats:
-    """What memory expects, one half where it remembers nothing."""
-    recalled: _Floats = (mass * mean + MEMORY_PRIOR * 0.5) / (mass + MEMORY_PRIOR)
-    return recalled
-
-
-def _inside(expected: _Floats) -> _Floats:
-    """Bend what a linear model says into (0, 1), keeping the order: clipping would make ties."""
-    if expected.min(initial=0.5) >= _EDGE and expected.max(initial=0.5) <= 1.0 - _EDGE:
-        return expected
-    low = _EDGE * np.exp(np.minimum(expected / _EDGE - 1.0, 0.0))
-    high = 1.0 - _EDGE * np.exp(np.minimum((1.0 - expected) / _EDGE - 1.0, 0.0))
-    return np.where(expected < _EDGE, low, np.where(expected > 1.0 - _EDGE, high, expected))

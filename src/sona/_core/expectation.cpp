@@ -1,0 +1,243 @@
+// What a query may expect of each route: a fitted model, corrected by what was tried near it.
+#include <math.h>
+
+#include <new>
+#include <vector>
+
+#include "core.h"
+
+namespace sona {
+
+namespace {
+// Below this a kernel would be a choice of the single nearest row.
+const double LEAST_SCALE = 1e-4;
+// Outcomes of a route scatter by this much at least.
+const double LEAST_SCATTER = 0.05;
+const double TINY = 1e-300;
+
+// The weights of neighbours, best first: they fall with distance relative to that of the nth one.
+struct NearKernel {
+    double inverse;
+
+    NearKernel(const float* similarities, Index k, Index nth, double width) {
+        const double scale = width * (1.0 - (double)similarities[(nth < k ? nth : k) - 1]);
+        inverse = 1.0 / (scale > LEAST_SCALE ? scale : LEAST_SCALE);
+    }
+
+    double operator()(float similarity) const {
+        return exp((similarity - 1.0) * inverse);
+    }
+};
+
+// Bends what a linear model says into (0, 1), keeping the order: clipping would make ties.
+double inside(double value, double edge) {
+    if (value < edge) return edge * exp(value / edge - 1.0);
+    if (value > 1.0 - edge) return 1.0 - edge * exp((1.0 - value) / edge - 1.0);
+    return value;
+}
+
+double clipped(double value) { return value < 0.0 ? 0.0 : value > 1.0 ? 1.0 : value; }
+
+std::vector<float>& products_room() {
+    static thread_local std::vector<float> own;
+    return own;
+}
+
+std::vector<double>& sums_room() {
+    static thread_local std::vector<double> own;
+    return own;
+}
+
+// What was tried near a query, summed by route.
+struct Near {
+    double support, pull, mass, total, squares;
+};
+}  // namespace
+
+bool model_means(const Model& model, const float* x, double* mean, double* doubt) noexcept {
+    const Index n_routes = model.n_routes;
+    std::vector<float>& products = products_room();
+    try {
+        products.resize((size_t)(model.n_cells + n_routes));
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
+    active().rows->dots(model.rows, model.n_cells + n_routes, model.dim, x, products.data());
+    for (Index r = 0; r < n_routes; ++r) {
+        mean[r] = model.level[r] + products[(size_t)(model.n_cells + r)];
+        doubt[r] = 0.0;
+    }
+    for (Index v = 0; v < model.n_views; ++v) {
+        const Index end = v + 1 < model.n_views ? (Index)model.starts[v + 1] : model.n_cells;
+        Index cell = (Index)model.starts[v];
+        for (Index i = cell + 1; i < end; ++i)
+            if (products[(size_t)i] > products[(size_t)cell]) cell = i;
+        for (Index r = 0; r < n_routes; ++r) mean[r] += model.table[cell * n_routes + r];
+        if (v < model.n_doubted)
+            for (Index r = 0; r < n_routes; ++r)
+                doubt[r] += (double)model.variance[cell * n_routes + r] / (double)model.n_doubted;
+    }
+    return true;
+}
+
+int expectations(const Belief& b, const Remembered& memory, const int64_t* rows,
+                 const float* similarities, Index k, const ExpectationRule& rule, double* expected,
+                 double* deviation) noexcept {
+    const Index n = b.n_routes;
+    std::vector<double>& room = sums_room();
+    try {
+        room.assign((size_t)n * (sizeof(Near) / sizeof(double)), 0.0);
+    } catch (const std::bad_alloc&) {
+        return NO_MEMORY;
+    }
+    Near* near = (Near*)room.data();
+    const double overall = b.overall[0] / b.overall[1];
+    const double scatter = sqrt(b.overall[2] / b.overall[1]);
+    const double noise = scatter > LEAST_SCATTER ? scatter * scatter : LEAST_SCATTER * LEAST_SCATTER;
+    // The mean quality of each route now; `deviation` holds variances until the end.
+    for (Index r = 0; r < n; ++r) {
+        const double* level = b.levels + 6 * r;
+        const bool known = level[0] == level[0];
+        expected[r] = (level[2] + level[1] * (known ? level[0] : overall)) / (level[3] + level[1]);
+        // The variance of a level that came with the model is part of the model's own.
+        deviation[r] = known ? 0.0 : noise / (level[3] + 1.0);
+    }
+    if (k) {
+        const NearKernel weigh(similarities, k, rule.nth, rule.width);
+        for (Index j = 0; j < k; ++j) {
+            const int64_t row = rows[j], r = memory.route[row];
+            if (r < 0 || r >= n) return UNKNOWN_ROUTE;
+            if (memory.fitted[row] != memory.fitted[row]) return NOT_ASKED;
+            const double mass = memory.weight[row], voice = mass * weigh(similarities[j]);
+            const double quality = clipped(memory.quality[row]);
+            const double weight = voice + (memory.order[row] >= rule.learned ? rule.fresh * mass : 0.0);
+            Near& own = near[r];
+            own.support += weight;
+            own.pull += weight * (memory.quality[row] - memory.fitted[row] - expected[r]);
+            own.mass += voice;
+            own.total += voice * quality;
+            own.squares += voice * voice / mass;
+        }
+    }
+    for (Index r = 0; r < n; ++r) {
+        double value = expected[r], variance = deviation[r];
+        if (r < b.n_modelled) {
+            value += b.mean[r] - b.level[r];
+            variance += b.doubt[r];
+        }
+        if (k) {
+            const Near& own = near[r];
+            const double support = own.support + rule.residual_prior;
+            value += own.pull / support;
+            variance *= rule.residual_prior / support;
+            if (rule.trust > 0.0) {
+                const double local =
+                    (own.total + rule.memory_prior * rule.low) / (own.mass + rule.memory_prior);
+                const double voices =
+                    own.mass * own.mass / (own.squares > TINY ? own.squares : TINY);
+                const double smooth = (local * voices + 0.5) / (voices + 1.0);
+                const double apart = value - local;
+                variance = (1.0 - rule.trust) * variance +
+                           rule.trust * smooth * (1.0 - smooth) / (voices + 1.0) +
+                           rule.trust * (1.0 - rule.trust) * apart * apart;
+                value -= rule.trust * apart;
+            }
+        }
+        expected[r] = inside(value, rule.edge);
+        deviation[r] = sqrt(variance);
+    }
+    return 0;
+}
+
+namespace {
+// What preceded a remembered row: its like, near it; and how its nearest others voted.
+struct Preceding {
+    double mass, mean, others, agree;
+};
+
+Preceding look_back(const Remembered& memory, int64_t own, int64_t before, const int64_t* near,
+                    const float* similarities, Index k, Index nth, double width) {
+    const int64_t route = memory.route[own];
+    const NearKernel weigh(similarities, k, nth, width);
+    double mass = 0.0, total = 0.0, votes = 0.0, agreed = 0.0;
+    Index others = 0;
+    for (Index j = 0; j < k; ++j) {
+        const int64_t row = near[j];
+        const double weight = memory.weight[row];
+        const bool same = memory.route[row] == route;
+        if (same && memory.order[row] < before) {
+            const double voice = weight * weigh(similarities[j]);
+            mass += voice;
+            total += voice * memory.quality[row];
+        }
+        if (row != own && others < nth) {
+            ++others;
+            votes += weight;
+            agreed += same ? weight : 0.0;
+        }
+    }
+    const double mean = total / (mass > TINY ? mass : TINY);
+    return {mass, mean, (double)others, (double)others * agreed / (votes > TINY ? votes : TINY)};
+}
+}  // namespace
+
+void precedents(const Remembered& memory, const int64_t* rows, const int64_t* before, Index m,
+                const int64_t* near, const float* similarities, Index k, Index nth, double width,
+                double* mass, double* mean) noexcept {
+    for (Index i = 0; i < m; ++i, near += k, similarities += k) {
+        const Preceding found =
+            look_back(memory, rows[i], before[i], near, similarities, k, nth, width);
+        mass[i] = found.mass;
+        mean[i] = found.mean;
+    }
+}
+
+int judge(const Remembered& memory, Index n, const int64_t* rows, Index m, const int64_t* near,
+          const float* similarities, Index k, const Judgement& rule, double* levels, Index n_routes,
+          const double* overall, double* contest, double* choice) noexcept {
+    std::vector<double>& totals = sums_room();
+    try {
+        totals.assign((size_t)n_routes, 0.0);
+    } catch (const std::bad_alloc&) {
+        return NO_MEMORY;
+    }
+    double everything = 0.0;
+    for (Index i = 0; i < n; ++i) {
+        const int64_t route = memory.route[i];
+        if (route < 0 || route >= n_routes) return UNKNOWN_ROUTE;
+        totals[(size_t)route] += memory.weight[i];
+        everything += memory.weight[i];
+    }
+    for (Index i = 0; i < m; ++i)
+        if (memory.fitted[rows[i]] != memory.fitted[rows[i]]) return NOT_ASKED;
+    for (Index i = 0; i < m; ++i, near += k, similarities += k) {
+        const int64_t row = rows[i], route = memory.route[row];
+        const Preceding found =
+            look_back(memory, row, memory.order[row], near, similarities, k, rule.nth, rule.width);
+        if (n_routes > 1 && found.others > 0.0) {
+            const double weight = memory.weight[row];
+            const double share = (totals[(size_t)route] - weight + 1.0) /
+                                 (everything - weight + (double)n_routes);
+            const double agree = (found.agree + rule.choice_prior * share) /
+                                 (found.others + rule.choice_prior);
+            choice[0] = rule.fade * choice[0] + log(agree / share);
+            choice[1] = rule.fade * choice[1] + 1.0;
+        }
+        double* level = levels + 6 * route;
+        level[4] = rule.said_fade * level[4] + memory.fitted[row];
+        level[5] = rule.said_fade * level[5] + 1.0;
+        const double prior = level[0] == level[0] ? level[0] : overall[0] / overall[1];
+        const double modelled =
+            memory.fitted[row] + (level[2] + level[1] * prior) / (level[3] + level[1]);
+        const double recalled = (found.mass * found.mean + rule.memory_prior * 0.5) /
+                                (found.mass + rule.memory_prior);
+        const double by_memory = recalled - memory.quality[row];
+        const double by_model = modelled - memory.quality[row];
+        contest[0] = rule.fade * contest[0] + by_memory * by_memory;
+        contest[1] = rule.fade * contest[1] + by_model * by_model;
+        contest[2] = rule.fade * contest[2] + 1.0;
+    }
+    return 0;
+}
+
+}  // namespace sona
