@@ -32,6 +32,48 @@ def test_any_safetensors_reader_can_look_inside():
     np.testing.assert_array_equal(load(message())["a"], [[0, 1, 2], [3, 4, 5]])
 
 
+def sealed(entries: dict, body: bytes) -> bytes:
+    """A message whose head says what it likes of its tensors."""
+    told = msgspec.json.encode({"kind": "test", "version": 1, "header": "{}", "crc32": 0}).decode()
+    head = msgspec.json.encode({"__metadata__": {"sona": told}, **entries})
+    return len(head).to_bytes(8, "little") + head + body
+
+
+def entry(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)},  # over each other
+        {"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)},  # a hole
+        {"a": entry("F32", [2], 0, 8)},  # not all of it
+        {"a": entry("F32", [4], 0, 16)},  # beyond the end
+        {"a": entry("F32", [2], 0, 12)},  # another size than its shape has
+        {"a": entry("F32", [3], -12, 0)},
+        {"a": entry("F32", [-1, -3], 0, 12)},
+        {"a": entry("BF16", [6], 0, 12)},
+        {"a": entry("F32", [0, 2**70], 0, 0), "b": entry("F32", [3], 0, 12)},
+        {"a": entry("F32", [1] * 99 + [3], 0, 12)},
+        {"a": 3},
+    ],
+)
+def test_a_head_that_lies_about_its_tensors_is_refused(entries):
+    with pytest.raises(FormatError, match="not a sona message"):
+        wire.unpack(sealed(entries, bytes(12)), "test", 1, dict)
+
+
+def test_a_head_of_any_length_gives_arrays_that_kernels_can_read():
+    values = np.arange(3, dtype=np.float32)
+    for padding in range(8):
+        data = sealed({"a" * (padding + 1): entry("F32", [3], 0, 12)}, values.tobytes())
+        (array,) = wire._read_tensors(data).values()
+        assert array.flags.aligned
+        assert not array.flags.writeable
+        np.testing.assert_array_equal(array, values)
+
+
 def test_every_flipped_byte_is_found():
     data = message()
     for position in range(len(data)):

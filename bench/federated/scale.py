@@ -18,9 +18,9 @@ import numpy as np
 
 from sona import SonaConfig
 from sona.federated import AgentExport, FederatedCoordinator
+from sona.federated.entries import place
 from sona.federated.merge import Stamp
 from sona.federated.records import Summary
-from sona.federated.store import _place
 from sona.federated.table import TrajectoryTable
 
 DIM = 384
@@ -97,7 +97,7 @@ def restart(sessions: int) -> None:
         # Start-up reads what sessions are summed up to, never their bodies.
         with coordinator.store._database.writing() as run:
             for number in range(sessions - 520):
-                _place(run, (f"other-{number}", 0), Stamp(0, 1, 100, "x" * 64), described)
+                place(run, (f"other-{number}", 0), None, Stamp(0, 1, 100, "x" * 64), described)
         learner = coordinator._learner
         learner.roster.apply(coordinator.store.changes(learner.roster.sequence))
         learner.knowledge.sequence = learner.roster.sequence

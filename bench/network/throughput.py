@@ -3,9 +3,10 @@
     python -m bench.network.throughput [--agents 1000] [--rows 100] [--dim 384] [--folder DIR]
 
 Each agent opens a link of its own to a coordinator process, hands in and leaves; 32 at a time.
-The coordinator commits and acknowledges, and learns later. Beside it: the same exports put into a
-store of the same kind on the same disk, one after the other, in this process. Asserts that every
-export was acknowledged and is stored, and prints both rates.
+The coordinator commits and acknowledges, and learns later. Beside it: the same bytes put into a
+store of the same class on the same disk, one transaction each, one after the other, in this
+process; they are parsed, named and judged before its clock starts, so it does nothing but write.
+Asserts that every export was acknowledged and is stored, and prints both rates.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from sona.federated.table import TrajectoryTable
 AT_A_TIME = 32
 
 
-def exports(agents: int, rows: int, dim: int) -> list[AgentExport]:
+def exports(agents: int, rows: int, dim: int, first: int = 0) -> list[AgentExport]:
     """Random unit embeddings round 50 centres: what a store sees of a real fleet."""
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((50, dim))
+    centres = np.random.default_rng(0).standard_normal((50, dim))
+    rng = np.random.default_rng(first + 1)
     made = []
-    for number in range(agents):
+    for number in range(first, first + agents):
         points = centres[rng.integers(50, size=rows)] + 0.5 * rng.standard_normal((rows, dim))
         points /= np.linalg.norm(points, axis=1, keepdims=True)
         table = TrajectoryTable(
@@ -48,10 +49,12 @@ def exports(agents: int, rows: int, dim: int) -> list[AgentExport]:
 
 def direct(made: list[AgentExport], path: Path, dim: int) -> float:
     """Exports a second, written one after the other."""
+    made = [AgentExport.from_bytes(export.to_bytes()) for export in made]
     summaries = []
     for export in made:
         valid, _ = trust.screen(export, dim)
         summaries.append(trust.summarise(export, valid, 0.3))
+        assert export.export_id
     store = open_store(path)
     began = time.perf_counter()
     for export, summary in zip(made, summaries, strict=True):

@@ -3,7 +3,8 @@
     python -m bench.service.throughput [--rows 60 --dim 384 --exports 600 --clients 8 --folder DIR]
 
 Clients are threads of this process, each with a `Client` of its own; every export is acknowledged
-after its commit. Directly: one row and one commit per export, write-ahead log, synchronous=FULL,
+after its commit, which exports that wait at the same time share. Directly: the same bytes into a
+table of nothing but bodies, one row and one commit per export, write-ahead log, synchronous=FULL,
 in one thread. The two take turns, so that a disk that is slow for a while is slow for both. At
 the end, what was acknowledged must be learned.
 """

@@ -270,14 +270,15 @@ def test_a_full_disk_refuses_and_changes_nothing(tmp_path):
     coord = FederatedCoordinator("c", CONFIG, Store(database))
     coord.aggregate(export("agent-0"))
     before = fingerprint(coord)
-    pages = database.read("PRAGMA page_count")[0][0]
-    database.read(f"PRAGMA max_page_count={pages}")
+    with database.writing() as run:
+        run(f"PRAGMA max_page_count={run('PRAGMA page_count')[0][0]}")
     with pytest.raises(StoreError, match="full"):
         coord.aggregate(export("agent-1", count=200, axis=1))
     assert fingerprint(coord) == before
     assert list(coord.contributions) == ["agent-0"]
     coord.force_consolidate()  # goes on without a snapshot
-    database.read("PRAGMA max_page_count=100000")
+    with database.writing() as run:
+        run("PRAGMA max_page_count=100000")
     assert not coord.aggregate(export("agent-1", count=200, axis=1)).duplicate
     assert coord.store.check() == []
     coord.close()
@@ -288,7 +289,8 @@ def test_a_store_that_cannot_be_written_refuses_and_changes_nothing(tmp_path):
     coord = FederatedCoordinator("c", CONFIG, Store(database))
     coord.aggregate(export("agent-0"))
     before = fingerprint(coord)
-    database.read("PRAGMA query_only=1")  # what a disk that turned read-only answers
+    with database.writing() as run:
+        run("PRAGMA query_only=1")  # what a disk that turned read-only answers
     with pytest.raises(StoreError, match="readonly"):
         coord.aggregate(export("agent-1", axis=1))
     with pytest.raises(StoreError):

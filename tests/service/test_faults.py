@@ -36,8 +36,8 @@ STEPS = {
     "configuration written": "import sona.state as o; dying(o, 'write', 1, after=True)",
     "store made": "from sona.federated.sqlite import SqliteDatabase as o;"
     "dying(o, '_migrate', 1, after=True)",
-    "transaction begun": "import sona.federated.store as o; dying(o, '_place', 2, after=False)",
-    "before the commit": "import sona.federated.store as o; dying(o, '_audit', 2, after=True)",
+    "transaction begun": "import sona.federated.entries as o; dying(o, 'place', 2, after=False)",
+    "before the commit": "import sona.federated.entries as o; dying(o, 'audit', 2, after=True)",
     "after the commit": "from sona.federated.store import Store as o;"
     "dying(o, 'put', 2, after=True)",
     "after learning": "from sona.federated import FederatedCoordinator as o;"

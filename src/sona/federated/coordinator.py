@@ -221,7 +221,7 @@ class FederatedCoordinator:
         if learn:
             self._learner.catch_up({sequence: (export, valid)})
         else:
-            self._learner.note()
+            self._learner.note(sequence or None)
         if ruling == "withdrawn":
             reasons = Counter({"agent or session was withdrawn": export.rows})
             return self._result(export, ruling, 0, reasons)

@@ -119,6 +119,7 @@ class AgentExport:
     """
 
     __slots__ = (
+        "_data",
         "_export_id",
         "agent_id",
         "session_duration_ms",
@@ -134,6 +135,7 @@ class AgentExport:
     session_duration_ms: int
     timestamp: int
     sketch: Sketch | None
+    _data: bytes | None  # what it was read from, if that is what it is written as
 
     def __init__(
         self,
@@ -163,6 +165,7 @@ class AgentExport:
             ("session_duration_ms", session_duration_ms),
             ("timestamp", timestamp),
             ("sketch", sketch),
+            ("_data", None),
             ("_export_id", None),
         ):
             object.__setattr__(self, name, value)
@@ -227,7 +230,8 @@ class AgentExport:
         Returns
         -------
         bytes
-            The message; with float32 it round-trips exactly.
+            The message; with float32 it round-trips exactly. Of an export that was read from
+            bytes these are the same bytes, and nothing is written anew.
 
         Raises
         ------
@@ -238,6 +242,8 @@ class AgentExport:
             raise RangeError(
                 f"`embedding_dtype` must be 'float32' or 'float16'; got {embedding_dtype!r}"
             )
+        if self._data is not None and embedding_dtype == "float32":
+            return self._data
         kind, header, tensors = self._message(np.dtype(embedding_dtype))
         return wire.pack(kind, _VERSION, header, tensors)
 
@@ -251,10 +257,11 @@ class AgentExport:
             If the bytes are not an export (:class:`~sona.errors.IntegrityError` if they were
             damaged). Values are not judged here; a coordinator does that.
         """
+        data = bytes(data)
         compact = wire.kind_of(data) == _COMPACT_KIND
         kind = _COMPACT_KIND if compact else _KIND
         header, tensors = wire.unpack(data, kind, _VERSION, _Header)
-        return cls(
+        export = cls(
             header.agent_id,
             () if compact else TrajectoryTable.from_columns(header.texts, tensors),
             header.stats,
@@ -262,6 +269,9 @@ class AgentExport:
             header.timestamp,
             Sketch.from_arrays(header.texts, tensors) if compact else None,
         )
+        if export.trajectories.as_written and not compact:
+            object.__setattr__(export, "_data", data)
+        return export
 
     def to_json(self) -> str:
         """Write the Rust crate's JSON layout, floats in their shortest exact form.

@@ -108,12 +108,15 @@ class Learner:
 
     # Following the store
 
-    def note(self) -> None:
+    def note(self, sequence: int | None = None) -> None:
         """Take notice of what happened in the store; what there is to learn waits.
 
-        Consolidates where something was withdrawn: only learning anew takes its influence out.
+        With `sequence`, at least up to that change. Consolidates where something was withdrawn:
+        only learning anew takes its influence out.
         """
         with self.lock:
+            if sequence is not None and sequence <= self.roster.sequence:
+                return  # who was committed together with it has noted it
             arrivals = self.roster.apply(self.store.changes(self.roster.sequence))
             self._withdrawals += arrivals.withdrawn
             self._fresh.update(session[0] for session in arrivals.new)

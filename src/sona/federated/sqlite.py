@@ -7,11 +7,14 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sona.errors import StoreError, VersionError
+from sona.federated.database import SCHEMA, SCHEMA_VERSION, Run
 from sona.federated.migration import from_version_1
-from sona.federated.store import SCHEMA, SCHEMA_VERSION, Run
+
+if TYPE_CHECKING:
+    import sqlite3
 
 __all__ = ["SqliteDatabase"]
 
@@ -44,22 +47,23 @@ class SqliteDatabase:
         self.durable = bool(path)
         self._path = path
         self._sqlite3 = sqlite3
-        self._lock = threading.RLock()
+        self._closers: list[weakref.finalize[..., Any]] = []
+        self._writing = self._reading = threading.Lock()
         try:
-            self._db = sqlite3.connect(
-                path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
-            )
-            self._closer = weakref.finalize(self, self._db.close)
+            self._db = self._reader = self._connect()
             if self.durable:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
             self._migrate()
+            if self.durable:  # what is read need not wait until a disk has what is written
+                self._reading, self._reader = threading.Lock(), self._connect()
+                self._reader.execute("PRAGMA query_only=1")
         except sqlite3.Error as error:
             raise StoreError(f"`store`: cannot open {self.name}: {error}") from error
 
     @contextmanager
     def writing(self) -> Iterator[Run]:
-        with self._lock:
+        with self._writing:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
@@ -74,9 +78,9 @@ class SqliteDatabase:
                 raise StoreError(f"`store`: {self.name} did not commit: {error}") from error
 
     def read(self, sql: str, *values: Any) -> list[Any]:
-        with self._lock:
+        with self._reading:
             try:
-                return self._run(sql, *values)
+                return _run(self._reader, sql, *values)
             except self.error as error:
                 raise StoreError(f"`store`: cannot read {self.name}: {error}") from error
 
@@ -88,8 +92,8 @@ class SqliteDatabase:
         try:
             copy = self._sqlite3.connect(path)
             try:
-                with self._lock:
-                    self._db.backup(copy)
+                with self._reading:
+                    self._reader.backup(copy)
             finally:
                 copy.close()
         except self.error as error:
@@ -107,7 +111,7 @@ class SqliteDatabase:
                     raise StoreError(
                         f"`path`: {path!r} is no sound store: schema {version}, {sound}"
                     )
-                with self._lock:
+                with self._writing:
                     copy.backup(self._db)
                     self._migrate()
             finally:
@@ -116,11 +120,19 @@ class SqliteDatabase:
             raise StoreError(f"`path`: cannot restore from {path!r}: {error}") from error
 
     def close(self) -> None:
-        with self._lock:
-            self._closer()
+        for lock, closer in zip((self._writing, self._reading), self._closers, strict=False):
+            with lock:
+                closer()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = self._sqlite3.connect(
+            self._path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
+        )
+        self._closers.append(weakref.finalize(self, db.close))
+        return db
 
     def _run(self, sql: str, *values: Any) -> list[Any]:
-        return self._db.execute(sql, values).fetchall()
+        return _run(self._db, sql, *values)
 
     def _migrate(self) -> None:
         if self._version() == SCHEMA_VERSION:
@@ -149,3 +161,7 @@ class SqliteDatabase:
 
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _run(db: sqlite3.Connection, sql: str, *values: Any) -> list[Any]:
+    return db.execute(sql, values).fetchall()

@@ -13,104 +13,24 @@ The same statements run on SQLite (:mod:`sona.federated.sqlite`) and on PostgreS
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from os import PathLike, fspath
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
 from sona import wire
 from sona.errors import FormatError, StoreError
+from sona.federated import entries
+from sona.federated.database import Database, Run
 from sona.federated.export import AgentExport
 from sona.federated.merge import Session, Stamp, ruling
 from sona.federated.records import Decision, Snapshot, Summary
+from sona.federated.together import Together
 
-__all__ = ["Changes", "Database", "Held", "Store", "open_store"]
+__all__ = ["Changes", "Held", "Store", "open_store"]
 
 _log = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 2
-SCHEMA = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, number BIGINT NOT NULL);
-INSERT INTO facts VALUES ('sequence', 0);
-CREATE TABLE agents (
-    agent_id TEXT PRIMARY KEY,
-    sequence BIGINT NOT NULL,
-    epoch BIGINT NOT NULL,
-    strikes BIGINT NOT NULL
-);
-CREATE TABLE sessions (
-    agent_id TEXT NOT NULL,
-    started BIGINT NOT NULL,
-    sequence BIGINT NOT NULL,
-    epoch BIGINT NOT NULL,
-    sent BIGINT NOT NULL,
-    n_rows BIGINT NOT NULL,
-    export_id TEXT NOT NULL,
-    received BIGINT NOT NULL,
-    summary BLOB NOT NULL,
-    PRIMARY KEY (agent_id, started)
-);
-CREATE UNIQUE INDEX sessions_by_sequence ON sessions (sequence);
-CREATE TABLE bodies (sequence BIGINT PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE decisions (
-    number BIGINT PRIMARY KEY,
-    made BIGINT NOT NULL,
-    agent_id TEXT NOT NULL,
-    started BIGINT NOT NULL,
-    export_id TEXT NOT NULL,
-    ruling TEXT NOT NULL,
-    reasons TEXT NOT NULL
-);
-CREATE TABLE snapshots (
-    version BIGINT PRIMARY KEY,
-    made BIGINT NOT NULL,
-    sequence BIGINT NOT NULL,
-    fault TEXT,
-    n_bytes BIGINT NOT NULL,
-    facts BLOB NOT NULL,
-    engine BLOB NOT NULL
-);
-CREATE TABLE set_aside (
-    number BIGINT PRIMARY KEY,
-    found BIGINT NOT NULL,
-    place TEXT NOT NULL,
-    fault TEXT NOT NULL,
-    body BLOB NOT NULL
-)
-"""
-#: Decisions kept for looking back; older ones go, so that a flood of replays cannot fill a disk.
-DECISIONS_KEPT = 100_000
-
-Run = Callable[..., list[Any]]
-
-
-class Database(Protocol):
-    """What a store needs of a database: transactions that writers take turns in."""
-
-    name: str
-    durable: bool
-    error: type[Exception]
-
-    def writing(self) -> AbstractContextManager[Run]:
-        """Open a transaction that excludes all other writers; commit at the end."""
-
-    def read(self, sql: str, *values: Any) -> list[Any]:
-        """Run one query."""
-
-    def check(self) -> list[str]:
-        """Return what the database finds wrong with itself."""
-
-    def backup(self, path: str) -> None:
-        """Write a consistent copy, also while others write."""
-
-    def restore(self, path: str) -> None:
-        """Replace everything by a copy that :meth:`backup` wrote."""
-
-    def close(self) -> None:
-        """Let go of the database."""
 
 
 class Held(NamedTuple):
@@ -159,12 +79,14 @@ class Store:
 
     Notes
     -----
-    Safe to use from several threads, and several stores may share one database. Whatever
-    :class:`StoreError` is raised, nothing was changed.
+    Safe to use from several threads, and several stores may share one database. Exports that
+    several threads put at the same time are committed together. Whatever :class:`StoreError` is
+    raised, nothing was changed.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._together = Together(database)
 
     @property
     def name(self) -> str:
@@ -195,27 +117,30 @@ class Store:
         StoreError
             If it could not be committed.
         """
-        session = export.session
+        session, order = export.session, export.order
         body, described = export.to_bytes(), msgspec.json.encode(summary)
-        with self._database.writing() as run:
-            epoch, held = _agent(run, session[0])[0], _stamp(run, session)
-            decided = ruling(held, epoch, export.order)
+
+        def write(run: Run) -> tuple[str, int]:
+            epoch, held = entries.standing_of(run, session[0])[0], entries.stamp_of(run, session)
+            decided = ruling(held, epoch, order)
             sequence = 0
             if decided in ("accepted", "superseded"):
-                sequence = _place(run, session, Stamp(epoch, *export.order), described)
+                sequence = entries.place(run, session, held, Stamp(epoch, *order), described)
                 run("INSERT INTO bodies VALUES (?, ?)", sequence, body)
             elif held is None:
-                _place(run, session, Stamp(epoch, *export.order), b"")
-            _audit(run, export, decided, reasons)
-        return decided, sequence
+                entries.place(run, session, held, Stamp(epoch, *order), b"")
+            entries.audit(run, export, decided, reasons)
+            return decided, sequence
+
+        return self._together.commit(write)
 
     def refuse(self, export: AgentExport, reason: str, *, strike: bool) -> None:
         """Record that an export was refused whole, and count a strike against its agent."""
         with self._database.writing() as run:
             if strike:
-                epoch, strikes = _agent(run, export.agent_id)
-                _set_agent(run, export.agent_id, epoch, strikes + 1)
-            _audit(run, export, "refused", {reason: export.rows})
+                epoch, strikes = entries.standing_of(run, export.agent_id)
+                entries.set_agent(run, export.agent_id, epoch, strikes + 1)
+            entries.audit(run, export, "refused", {reason: export.rows})
 
     def changes(self, after: int) -> Changes:
         """Return what happened after a sequence number; cheap when nothing did."""
@@ -223,13 +148,16 @@ class Store:
         last = int(read("SELECT number FROM facts WHERE name = 'sequence'")[0][0])
         if last == after:
             return Changes(last, {}, [])
-        agents = read("SELECT agent_id, epoch, strikes FROM agents WHERE sequence > ?", after)
+        # What is committed meanwhile comes with the next call, agents and sessions alike.
+        agents = read(
+            "SELECT agent_id, epoch, strikes FROM agents WHERE sequence > ? AND sequence <= ?",
+            *(after, last),
+        )
         rows = read(
             "SELECT agent_id, started, epoch, sent, n_rows, export_id, sequence, summary"
-            " FROM sessions WHERE sequence > ? ORDER BY sequence",
-            after,
+            " FROM sessions WHERE sequence > ? AND sequence <= ? ORDER BY sequence",
+            *(after, last),
         )
-        last = max([last, *(row[6] for row in rows)])
         sessions = []
         for row in rows:
             try:
@@ -280,21 +208,21 @@ class Store:
         have learned from them. An epoch never falls.
         """
         with self._database.writing() as run:
-            old_epoch, old_strikes = _agent(run, agent_id)
+            old_epoch, old_strikes = entries.standing_of(run, agent_id)
             epoch = max(old_epoch, old_epoch if epoch is None else epoch)
-            _set_agent(run, agent_id, epoch, old_strikes if strikes is None else strikes)
+            entries.set_agent(run, agent_id, epoch, old_strikes if strikes is None else strikes)
             if epoch > old_epoch:
-                _bury_agent(run, agent_id, epoch)
+                entries.bury_agent(run, agent_id, epoch)
 
     def withdraw_sessions(self, stamps: Mapping[Session, Stamp]) -> None:
         """Learn from elsewhere that sessions were withdrawn."""
         with self._database.writing() as run:
             for session, stamp in stamps.items():
-                held = _stamp(run, session)
+                held = entries.stamp_of(run, session)
                 if held is None or stamp.rank > held.rank:
-                    _place(run, session, stamp, b"")
+                    entries.place(run, session, held, stamp, b"")
                     if held is not None:
-                        _forget_snapshots(run)
+                        entries.forget_snapshots(run)
 
     # Decisions
 
@@ -321,7 +249,7 @@ class Store:
             version = 1 + int(run("SELECT coalesce(max(version), 0) FROM snapshots")[0][0])
             run(
                 "INSERT INTO snapshots VALUES (?, ?, ?, NULL, ?, ?, ?)",
-                *(version, _now(), sequence, len(facts) + len(engine), facts, engine),
+                *(version, entries.now_ms(), sequence, len(facts) + len(engine), facts, engine),
             )
         return version
 
@@ -379,7 +307,7 @@ class Store:
                     number = 1 + int(run("SELECT coalesce(max(number), 0) FROM set_aside")[0][0])
                     run(
                         "INSERT INTO set_aside VALUES (?, ?, ?, ?, ?)",
-                        *(number, _now(), place, fault, body[0][0] if body else b""),
+                        *(number, entries.now_ms(), place, fault, body[0][0] if body else b""),
                     )
                     run("DELETE FROM bodies WHERE sequence = ?", sequence)
                 run("DELETE FROM sessions WHERE agent_id = ? AND started = ?", *session)
@@ -474,70 +402,3 @@ def _decision(
 ) -> Decision:
     told = msgspec.json.decode(reasons, type=dict[str, int])
     return Decision(number, made, agent, started, export_id, decided, told)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _next(run: Run, name: str = "sequence") -> int:
-    run("UPDATE facts SET number = number + 1 WHERE name = ?", name)
-    return int(run("SELECT number FROM facts WHERE name = ?", name)[0][0])
-
-
-def _agent(run: Run, agent_id: str) -> tuple[int, int]:
-    rows = run("SELECT epoch, strikes FROM agents WHERE agent_id = ?", agent_id)
-    return (int(rows[0][0]), int(rows[0][1])) if rows else (0, 0)
-
-
-def _set_agent(run: Run, agent_id: str, epoch: int, strikes: int) -> None:
-    run("DELETE FROM agents WHERE agent_id = ?", agent_id)
-    run("INSERT INTO agents VALUES (?, ?, ?, ?)", agent_id, _next(run), epoch, strikes)
-
-
-def _stamp(run: Run, session: Session) -> Stamp | None:
-    rows = run(
-        "SELECT epoch, sent, n_rows, export_id FROM sessions WHERE agent_id = ? AND started = ?",
-        *session,
-    )
-    return Stamp(*rows[0]) if rows else None
-
-
-def _place(run: Run, session: Session, stamp: Stamp, summary: bytes) -> int:
-    """Write a session's row under the next sequence number; its old body goes."""
-    run(
-        "DELETE FROM bodies WHERE sequence IN"
-        " (SELECT sequence FROM sessions WHERE agent_id = ? AND started = ?)",
-        *session,
-    )
-    run("DELETE FROM sessions WHERE agent_id = ? AND started = ?", *session)
-    sequence = _next(run)
-    run(
-        "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        *(*session, sequence, *stamp, _now(), summary),
-    )
-    return sequence
-
-
-def _bury_agent(run: Run, agent_id: str, epoch: int) -> None:
-    """Delete what an agent sent in other epochs; the stamps stay, so that it stays out."""
-    other = "FROM sessions WHERE agent_id = ? AND epoch <> ?"
-    run(f"DELETE FROM bodies WHERE sequence IN (SELECT sequence {other})", agent_id, epoch)
-    run("UPDATE sessions SET summary = ? WHERE agent_id = ? AND epoch <> ?", b"", agent_id, epoch)
-    _forget_snapshots(run)
-
-
-def _forget_snapshots(run: Run) -> None:
-    """Delete every snapshot, because each may have learned from what was just taken out."""
-    run("DELETE FROM snapshots")
-    run("DELETE FROM facts WHERE name = 'pinned'")
-
-
-def _audit(run: Run, export: AgentExport, decided: str, reasons: Mapping[str, int]) -> None:
-    number = 1 + int(run("SELECT coalesce(max(number), 0) FROM decisions")[0][0])
-    run(
-        "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?)",
-        *(number, _now(), *export.session, export.export_id, decided),
-        msgspec.json.encode(dict(reasons)).decode(),
-    )
-    run("DELETE FROM decisions WHERE number <= ?", number - DECISIONS_KEPT)

@@ -58,7 +58,7 @@ class TrajectoryTable(Sequence[TrajectoryExport]):
     coordinator will refuse; a table says only what was sent.
     """
 
-    __slots__ = ("contexts", "embeddings", "quality", "routes", "timestamps")
+    __slots__ = ("_columns", "contexts", "embeddings", "quality", "routes", "timestamps")
 
     def __init__(
         self,
@@ -75,6 +75,7 @@ class TrajectoryTable(Sequence[TrajectoryExport]):
         self.timestamps = timestamps
         self.routes = routes
         self.contexts = contexts
+        self._columns: tuple[list[str], dict[str, NDArray[Any]]] | None = None
 
     @classmethod
     def from_rows(cls, rows: Iterable[TrajectoryExport]) -> TrajectoryTable:
@@ -149,6 +150,8 @@ class TrajectoryTable(Sequence[TrajectoryExport]):
         RangeError
             If an embedding does not fit `dtype`.
         """
+        if self._columns is not None and dtype == np.float32:
+            return self._columns
         # Texts are written once each, in order of first appearance: same rows, same bytes.
         index: dict[str, int] = {}
         routes = [
@@ -218,7 +221,7 @@ class TrajectoryTable(Sequence[TrajectoryExport]):
             check_text("texts", text, FormatError)
         starts = np.concatenate([[0], ends[:-1]]) if rows else ends
         words = [texts[tag] for tag in tags.tolist()]
-        return cls(
+        table = cls(
             tensors["embeddings"].astype(np.float32, copy=False),
             tensors["quality"].astype(np.float64, copy=False),
             tensors["timestamps"].astype(np.int64, copy=False),
@@ -228,6 +231,33 @@ class TrajectoryTable(Sequence[TrajectoryExport]):
                 for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
             ],
         )
+        if _canonical(texts, tensors):
+            table._columns = (texts, tensors)
+        return table
+
+    @property
+    def as_written(self) -> bool:
+        """Whether it was read from the very columns that it is written as."""
+        return self._columns is not None
+
+
+def _canonical(texts: list[str], tensors: dict[str, NDArray[Any]]) -> bool:
+    """Whether these are the columns that :meth:`TrajectoryTable.columns` writes."""
+    dtypes = {
+        "embeddings": np.float32,
+        "quality": np.float64,
+        "timestamps": np.int64,
+        "routes": np.int32,
+        "context_ends": np.int64,
+        "context_tags": np.int32,
+    }
+    if {name: array.dtype for name, array in tensors.items()} != dtypes:
+        return False
+    routes = tensors["routes"]
+    used = np.concatenate([routes[routes >= 0], tensors["context_tags"]])
+    seen = np.maximum.accumulate(used) if len(used) else used
+    in_order = bool((np.diff(seen, prepend=-1) <= 1).all())
+    return in_order and len(set(texts)) == len(texts) == (int(seen[-1]) + 1 if len(seen) else 0)
 
 
 def _vector(index: int, embedding: ArrayLike) -> FloatArray:

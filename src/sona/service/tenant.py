@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,8 +40,8 @@ __all__ = ["Tenant"]
 
 _T = TypeVar("_T")
 
-#: While one export is committed, others are checked and written out.
-_WRITERS = 3
+#: While some exports are committed, these are checked; they share the next commit.
+_WRITERS = 8
 #: History is written this long after what it tells of.
 _FLUSH_SECONDS = 0.25
 #: Routes whose cost is remembered.
@@ -88,6 +90,7 @@ class Tenant:
         self._founding = threading.Lock()
         self._writers = ThreadPoolExecutor(_WRITERS, f"sona-write-{name}")
         self._reader = ThreadPoolExecutor(1, f"sona-read-{name}")
+        self._claiming = threading.Lock()
         self._in_flight: dict[str, str] = {}
         self._waiting = 0
         self._unwritten = asyncio.Event()
@@ -171,17 +174,10 @@ class Tenant:
     async def _take(
         self, body: bytes, caller: Caller, key: str | None, warm: bool
     ) -> ExportReceipt:
-        scoped = None if key is None else f"{caller.token_id}/{key}"
-        digest = ""
-        if scoped is not None:
-            digest = await _in(None, lambda: hashlib.sha256(body).hexdigest())
-            self._claim(scoped, digest)
+        work = partial(self._take_now, body, caller, key, warm)
         try:
-            export = await _in(None, lambda: read_export(body, caller, self._limits.vectors))
-            with self._telemetry.span("sona.export", tenant=self.name, agent=export.agent_id):
-                result = await _in(self._writers, lambda: self._commit(export))
-            if result.ruling in ("withdrawn", "refused"):
-                raise ProblemError(403, "; ".join(result.reasons), "agent_id")
+            # One thread from the bytes to the commit; spans know whose request it is.
+            result, entry = await _in(self._writers, partial(copy_context().run, work))
         except SonaError as error:
             problem = problem_of(error)
             self._refuse(problem, caller)
@@ -189,22 +185,45 @@ class Tenant:
         except ProblemError as problem:
             self._refuse(problem, caller)
             raise
-        finally:
-            if scoped is not None:
-                self._in_flight.pop(scoped, None)
         if result.ruling != "duplicate":
             self._school.enrol(self.name, self._learned)
-        entry = entry_of(export, result, warm)
-        self._record(msgspec.structs.replace(entry, key=scoped, digest=digest))
+        self._record(entry)
         return ExportReceipt(**{name: getattr(result, name) for name in result.__struct_fields__})
 
-    def _claim(self, key: str, digest: str) -> None:
-        remembered = self.history.known(key) if self.history is not None else None
-        if self._in_flight.get(key, remembered) not in (None, digest):
-            raise ProblemError(
-                409, "`Idempotency-Key` came before with another body", "Idempotency-Key"
-            )
-        self._in_flight[key] = digest
+    def _take_now(
+        self, body: bytes, caller: Caller, key: str | None, warm: bool
+    ) -> tuple[AggregationResult, Entry]:
+        """Parse, commit and describe an export, in a writer's thread."""
+        export = read_export(body, caller, self._limits.vectors)
+        with (
+            self._telemetry.span("sona.export", tenant=self.name, agent=export.agent_id),
+            self._claimed(caller, key, export) as claim,
+        ):
+            result = self._commit(export)
+        if result.ruling in ("withdrawn", "refused"):
+            raise ProblemError(403, "; ".join(result.reasons), "agent_id")
+        return result, msgspec.structs.replace(entry_of(export, result, warm), **claim)
+
+    @contextmanager
+    def _claimed(
+        self, caller: Caller, key: str | None, export: AgentExport
+    ) -> Iterator[dict[str, str]]:
+        """Hold a key while its export is committed; yields what the history remembers of it."""
+        if key is None:
+            yield {}
+            return
+        scoped, content = f"{caller.token_id}/{key}", export.export_id
+        with self._claiming:
+            remembered = self.history.known(scoped) if self.history is not None else None
+            if self._in_flight.get(scoped, remembered) not in (None, content):
+                raise ProblemError(
+                    409, "`Idempotency-Key` came before with another export", "Idempotency-Key"
+                )
+            self._in_flight[scoped] = content
+        try:
+            yield {"key": scoped, "digest": content}
+        finally:
+            self._in_flight.pop(scoped, None)
 
     def _commit(self, export: AgentExport) -> AggregationResult:
         if self._coordinator is None:

@@ -41,8 +41,8 @@ _TICK_S = 10.0
 # Learning waits until for so long nothing came, but not longer than that: to learn an export takes
 # ten times as long as to commit it, and whoever waits for an acknowledgement pays for waiting.
 _QUIET_S, _BUSY_S = 0.5, 30.0
-# Taking in is one commit at a time; the second thread parses meanwhile.
-_SUBMIT_THREADS = 2
+# What these bring while one commit runs shares the next.
+_SUBMIT_THREADS = 8
 
 
 class Node:
