@@ -630,13 +630,12 @@ class SonaEngine:
         unit = _core.unit_rows(embedding)
         accepted = quality >= self._threshold
         memory = self._queries
-        bank = memory.bank
-        learns = self._learns_at_once and len(bank) > 1
+        cells = memory.bank.cells
+        learns = self._learns_at_once and cells.n > 1
         if learns:
             # Before the outcome is counted: the bank must not have seen what it is asked.
-            self._adaptation.learn(
-                unit, bank.centroids, bank.expect(route), quality, bank.similarities
-            )
+            values = memory.bank.expect(route)
+            self._adaptation.learn(unit, cells.centroids, values, quality, cells.similarities)
         memory.observe(unit, route, quality, accepted, learns)
         if route is not None:
             self._router.observe(unit, route, quality)
@@ -646,12 +645,15 @@ class SonaEngine:
         self._tally.count(quality, accepted)
 
     def _absorb_step(self, embedding: FloatArray, route: str | None, step: Step) -> None:
+        layers = self._layers
+        if not layers and step.activations is embedding and step.layer == 0:
+            return
         key = _layer_key(step.layer)
-        memory = self._layers.get(key)
+        memory = layers.get(key)
         if memory is None:
             if step.layer == 0 and _core.same_vector(step.activations, embedding):
                 return  # the state of layer 0 is the query itself, which was learned already
-            memory = self._layers[key] = self._new_layer(self._config.hidden_dim)
+            memory = layers[key] = self._new_layer(self._config.hidden_dim)
             self._generation += 1
         accepted = step.reward >= self._threshold
         memory.observe(_core.unit_rows(step.activations), route, step.reward, accepted)

@@ -17,7 +17,7 @@ def stream(rng, n, routes=3):
 
 def check_sums(memory, seen):
     """The bank's sums are those of everything that was ever seen."""
-    cells = memory.bank._live
+    cells = memory.bank.cells
     accepted = [x for x, _, _, moved in seen if moved]
     assert cells.sizes.sum() == len(accepted)
     np.testing.assert_allclose(

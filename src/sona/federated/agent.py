@@ -82,10 +82,9 @@ class EphemeralAgent:
         self._started_ms = time.time_ns() // 1_000_000
         self._started_ns = time.monotonic_ns()
         self._embeddings = np.empty((64, config.embedding_dim_), np.float32)
-        self._quality: list[float] = []
-        self._timestamps: list[int] = []
-        self._routes: list[str | None] = []
-        self._contexts: list[tuple[str, ...]] = []
+        self._dims = config.embedding_dim_, config.hidden_dim
+        # Quality, time, route and context of each request.
+        self._log: list[tuple[float, int, str | None, tuple[str, ...]]] = []
 
     @classmethod
     def default_federated(
@@ -107,12 +106,13 @@ class EphemeralAgent:
     @property
     def trajectory_count(self) -> int:
         """Requests processed in this session."""
-        return len(self._quality)
+        return len(self._log)
 
     @property
     def avg_quality(self) -> float:
         """Mean quality of the session; 0.0 before the first request."""
-        return sum(self._quality) / len(self._quality) if self._quality else 0.0
+        log = self._log
+        return sum(quality for quality, *_ in log) / len(log) if log else 0.0
 
     def process_trajectory(
         self,
@@ -142,9 +142,9 @@ class EphemeralAgent:
         ShapeError, DTypeError, NonFiniteError, RangeError
             If an argument is refused; agent and engine are as they were.
         """
-        config = self._engine.config
-        x = _core.as_vector(embedding, config.embedding_dim_, "embedding")
-        state = pooled(activations, None, config.hidden_dim)
+        embedding_dim, hidden_dim = self._dims
+        x = _core.as_vector(embedding, embedding_dim, "embedding")
+        state = pooled(activations, None, hidden_dim)
         quality = check_quality("quality", quality)
         if route is not None:
             check_text("route", route)
@@ -153,14 +153,11 @@ class EphemeralAgent:
             now = time.time_ns() // 1_000_000
             if not self._engine.absorb(x, quality, route, (Step(state, quality),)):
                 return  # switched off: nothing is recorded
-            row = len(self._quality)
+            row = len(self._log)
             if row == len(self._embeddings):
                 self._embeddings = np.concatenate([self._embeddings, self._embeddings])
             _core.store_row(self._embeddings, row, x)
-            self._quality.append(quality)
-            self._timestamps.append(now)
-            self._routes.append(route)
-            self._contexts.append(tags)
+            self._log.append((quality, now, route, tags))
 
     def apply_micro_lora(self, x: ArrayLike, out: FloatArray | None = None) -> FloatArray:
         """Adapt hidden states; see :meth:`SonaEngine.apply_micro_lora`."""
@@ -198,14 +195,16 @@ class EphemeralAgent:
             If there are so many routes that not even one cell of a sketch fits.
         """
         with self._lock:
-            count = len(self._quality)
-            table = TrajectoryTable(
-                self._embeddings[:count].copy(),
-                np.array(self._quality, np.float64),
-                np.array(self._timestamps, np.int64),
-                tuple(self._routes),
-                tuple(self._contexts),
-            )
+            embeddings, log = self._embeddings[: len(self._log)].copy(), self._log.copy()
+        count = len(log)
+        qualities, times, routes, contexts = zip(*log, strict=True) if log else ((), (), (), ())
+        table = TrajectoryTable(
+            embeddings,
+            np.array(qualities, np.float64),
+            np.array(times, np.int64),
+            routes,
+            contexts,
+        )
         duration = (time.monotonic_ns() - self._started_ns) // 1_000_000
         stats = AgentExportStats(
             count,

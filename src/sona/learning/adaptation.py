@@ -196,8 +196,10 @@ class Adaptation:
         -----
         Reads the patterns once, for the judgement of the gate and for the step.
         """
-        self._outcomes = min(self._outcomes + 1, _CAUTIOUS)
-        n = len(centroids)
+        rate, n = self.micro_rate, len(centroids)
+        if self._outcomes < _CAUTIOUS:
+            self._outcomes += 1
+            rate *= math.sqrt(self._outcomes / _CAUTIOUS)
         if similarities is None:
             similarities = np.empty(n, np.float32)
         return _core.outcome_step(
@@ -209,9 +211,9 @@ class Adaptation:
             target,
             self.gate.state,
             similarities,
-            min(MOST_IN_SIGHT, n),
+            MOST_IN_SIGHT if n > MOST_IN_SIGHT else n,
             MICRO_TEMPERATURE,
-            self.micro_rate * math.sqrt(self._outcomes / _CAUTIOUS),
+            rate,
             _FADE,
             1.0,
             DAMPING,

@@ -42,6 +42,10 @@ class Cells:
         How many did.
     centroids : ndarray of shape (len, dim), float32
         Sums at unit length; zero where only zero vectors joined.
+    n : int
+        Their number.
+    similarities : ndarray of shape (n,), float32
+        Room for the similarities of a query to all of them.
     routes : list of str or None
         Routes that the tables know, None among them for requests without one.
     """
@@ -50,7 +54,7 @@ class Cells:
         self.dim = dim
         self.routes: list[str | None] = []
         self._number: dict[str | None, int] = {}
-        self._n = 0
+        self.n = 0
         self._sums = np.zeros((8, dim))
         self._sizes = np.zeros(8)
         self._centroids = _core.aligned_zeros((8, dim))
@@ -63,38 +67,38 @@ class Cells:
         self._view()
 
     def __len__(self) -> int:
-        return self._n
+        return self.n
 
     @property
     def sums(self) -> _Floats:
-        return self._sums[: self._n]
+        return self._sums[: self.n]
 
     @property
     def sizes(self) -> _Floats:
-        return self._sizes[: self._n]
+        return self._sizes[: self.n]
 
     def found(self) -> int:
         """Add an empty cell and return its number; the first takes what was unplaced."""
-        if self._n == len(self._sizes):
+        if self.n == len(self._sizes):
             self._grow()
-        self._n += 1
-        if self._n == 1:
+        self.n += 1
+        if self.n == 1:
             self._outcomes[:, 0] = self._outcomes[:, _UNPLACED]
             self._outcomes[:, _UNPLACED] = 0.0
-        self._move(self._n - 1)
+        self._move(self.n - 1)
         self._view()
-        return self._n - 1
+        return self.n - 1
 
     def nearest_many(self, units: FloatArray) -> NDArray[np.int64]:
         """Return the nearest cell of each row."""
-        if not self._n:
+        if not self.n:
             return np.full(len(units), _UNPLACED)
         nearest: NDArray[np.int64] = (units @ self.centroids.T).argmax(axis=1)
         return nearest
 
     def nearest(self, query: FloatArray, k: int) -> tuple[NDArray[np.int64], FloatArray]:
         """Return the `k` cells nearest to a unit query and their similarities, best first."""
-        return _core.top_k(self._centroids, self._n, query, k, codes=self._coded())
+        return _core.top_k(self._centroids, self.n, query, k, codes=self._coded())
 
     def add(
         self,
@@ -117,7 +121,7 @@ class Cells:
     def join_many(self, labels: NDArray[np.int64], units: FloatArray) -> None:
         """Let rows move the cells of their labels."""
         np.add.at(self._sums, labels, units)
-        self._sizes[: self._n] += np.bincount(labels, minlength=self._n)[: self._n]
+        self._sizes[: self.n] += np.bincount(labels, minlength=self.n)[: self.n]
         self._settle()
 
     def place(
@@ -186,7 +190,7 @@ class Cells:
         """
         table = self._table_of.get(route)
         if table is None:
-            table = np.zeros((self._n, 3))
+            table = np.zeros((self.n, 3))
         _core.expected_values(table, self._values, blind, floor, strength)
         return self._values
 
@@ -208,8 +212,8 @@ class Cells:
     def leading_routes(self) -> list[str | None]:
         """The route with the largest total in each cell."""
         if not self.routes:
-            return [None] * self._n
-        totals = self._outcomes[: len(self.routes), : self._n, 1]
+            return [None] * self.n
+        totals = self._outcomes[: len(self.routes), : self.n, 1]
         return [self.routes[number] for number in totals.argmax(axis=0).tolist()]
 
     def take(self, other: Cells, labels: NDArray[np.int64]) -> None:
@@ -218,12 +222,12 @@ class Cells:
         np.add.at(self._sizes, labels, other.sizes)
         for number, route in enumerate(other.routes):
             row = self._row(route)
-            np.add.at(self._outcomes[row], labels, other._outcomes[number, : other._n])
+            np.add.at(self._outcomes[row], labels, other._outcomes[number, : other.n])
         self._settle()
 
     def take_unplaced(self, other: Cells) -> None:
         """Take over what `other` could not place."""
-        cell = _UNPLACED if not self._n else int(self._sizes[: self._n].argmax())
+        cell = _UNPLACED if not self.n else int(self._sizes[: self.n].argmax())
         for number, route in enumerate(other.routes):
             row = self._row(route)
             self._outcomes[row, cell] += other._outcomes[number, _UNPLACED]
@@ -236,8 +240,8 @@ class Cells:
         apart where `by_route` says so. `voices` counts the different vectors in each cell: what
         was said twice is no better founded. Returns the new number of each cell.
         """
-        labels = np.arange(self._n)
-        while self._n > 1:
+        labels = np.arange(self.n)
+        while self.n > 1:
             within = self._within(voices)
             # Centroids of few members lie apart by chance alone.
             rare = 1.0 / np.maximum(voices, 1.0)
@@ -245,7 +249,7 @@ class Cells:
             excess = self._apart(by_route) - chance - threshold * within - 1e-6
             # All pairs that are each other's closest go together: few passes, whatever the size.
             partner = excess.argmin(axis=1)
-            rows = np.arange(self._n)
+            rows = np.arange(self.n)
             mutual = (partner[partner] == rows) & (rows < partner) & (excess[rows, partner] < 0.0)
             if not mutual.any():
                 break
@@ -258,10 +262,10 @@ class Cells:
 
     def closest_pair(self, *, by_route: bool) -> tuple[int, int] | None:
         """Return the two closest cells, lower number first, or None if none may be one."""
-        if self._n < 2:
+        if self.n < 2:
             return None
         apart = self._apart(by_route)
-        a, b = divmod(int(apart.argmin()), self._n)
+        a, b = divmod(int(apart.argmin()), self.n)
         return (min(a, b), max(a, b)) if np.isfinite(apart[a, b]) else None
 
     def pick(self, cells: NDArray[np.int64]) -> Cells:
@@ -294,7 +298,7 @@ class Cells:
         return {
             "sums": self.sums.copy(),
             "sizes": self.sizes.copy(),
-            "outcomes": known[:, : self._n].copy(),
+            "outcomes": known[:, : self.n].copy(),
             "unplaced": known[:, _UNPLACED].copy(),
         }
 
@@ -308,7 +312,7 @@ class Cells:
         cells.sizes[:] = arrays["sizes"]
         for number, route in enumerate(routes):
             row = cells._row(route)
-            cells._outcomes[row, : cells._n] = arrays["outcomes"][number]
+            cells._outcomes[row, : cells.n] = arrays["outcomes"][number]
             cells._outcomes[row, _UNPLACED] = arrays["unplaced"][number]
         cells._settle()
         return cells
@@ -321,7 +325,7 @@ class Cells:
         """
         lengths = np.sqrt(np.square(self.sums).sum(axis=1))
         excess = voices * (1.0 - lengths / np.maximum(self.sizes, 1e-12))
-        pooled = excess.sum() / max(voices.sum() - self._n, 1.0)
+        pooled = excess.sum() / max(voices.sum() - self.n, 1.0)
         spread = (excess + _HELP * pooled) / np.maximum(voices - 1.0 + _HELP, 1e-12)
         within: _Floats = np.maximum(spread[:, None], spread[None, :])
         return within
@@ -338,7 +342,7 @@ class Cells:
 
     def _coded(self) -> _core.RowCodes | None:
         """The codes of all centroids as they are now; None where cells are few."""
-        if self._n < _CODED:
+        if self.n < _CODED:
             return None
         if self._codes is None:
             self._codes = _core.RowCodes(len(self._sizes), self.dim)
@@ -382,10 +386,10 @@ class Cells:
             ("_sizes", np.zeros(room)),
             ("_centroids", _core.aligned_zeros((room, self.dim))),
         ):
-            grown[: self._n] = getattr(self, name)
+            grown[: self.n] = getattr(self, name)
             setattr(self, name, grown)
         outcomes = np.zeros((len(self._outcomes), room + 1, 3))
-        outcomes[:, : self._n] = self._outcomes[:, : self._n]
+        outcomes[:, : self.n] = self._outcomes[:, : self.n]
         outcomes[:, _UNPLACED] = self._outcomes[:, _UNPLACED]
         self._outcomes = outcomes
         self._codes = None
@@ -393,11 +397,10 @@ class Cells:
 
     def _view(self) -> None:
         """Make the views that every outcome needs once, and not once per outcome."""
-        self.centroids: FloatArray = self._centroids[: self._n]
+        self.centroids: FloatArray = self._centroids[: self.n]
         self._view_tables()
-        self._values: FloatArray = np.empty(self._n, np.float32)
-        #: Room for the similarities of a query to all cells.
-        self.similarities: FloatArray = np.empty(self._n, np.float32)
+        self._values: FloatArray = np.empty(self.n, np.float32)
+        self.similarities: FloatArray = np.empty(self.n, np.float32)
 
     def _view_tables(self) -> None:
         self._table_of: dict[str | None, _Floats] = {

@@ -83,7 +83,7 @@ class ReasoningBank:
         self.dim = dim
         self.n_clusters = n_clusters
         self.seed = seed
-        self._live = Cells(dim)
+        self.cells = Cells(dim)
         # The pattern of each remembered row, -1 where it came before there was one.
         self._labels: list[int] = []
         self._next_id = 0
@@ -91,22 +91,29 @@ class ReasoningBank:
         self._created: list[int] = []
         self._used: list[int] = []
         self._last_used: list[int] = []
-        self._selectivity = 1.0
+        self.selectivity = 1.0
         # What each pattern says of its routes and their mean, from when it was last shown.
         self._told: dict[int, tuple[dict[str, RouteStats], float]] = {}
 
     def __len__(self) -> int:
-        return len(self._live)
+        return len(self.cells)
 
     @property
     def centroids(self) -> FloatArray:
         """Unit centroids, a view of shape (len, dim); valid until the next change."""
-        return self._live.centroids
+        return self.cells.centroids
 
     @property
-    def similarities(self) -> FloatArray:
-        """Room of shape (len,) for the similarities of a query to all patterns."""
-        return self._live.similarities
+    def selectivity(self) -> float:
+        """How far routes were chosen for the query, in [0, 1], as the last clustering was told."""
+        return self._selectivity
+
+    @selectivity.setter
+    def selectivity(self, value: float) -> None:
+        self._selectivity = value
+        # Where routes were tried blindly, a pattern that says little goes by the route's mean;
+        # where they were chosen for the query, a route that was not tried is not expected to work.
+        self._prior = (1.0 - value, 0.05 * value, 20.0 * (1.0 - value) + 0.5 * value)
 
     def observe(
         self,
@@ -131,38 +138,31 @@ class ReasoningBank:
         row : int
             Where it is remembered: the next free row, or one that is given up for it.
         known : bool, default False
-            Whether :attr:`similarities` are those of `unit` already.
+            Whether the similarities of :attr:`cells` are those of `unit` already.
         """
-        cells, cell = self._live, -1
-        n = len(cells)
-        if n:
+        cells, cell = self.cells, -1
+        if cells.n:
             if not known:
                 _core.similarities_to(cells.centroids, unit, cells.similarities)
             by_route = self._selectivity > 0.5 and route is not None
-            room = n < self.n_clusters
+            room = cells.n < self.n_clusters
             cell = cells.place(unit, route, quality, accepted, _SAME, room, by_route)
         if cell < 0:
             cell = self._count_elsewhere(cell, unit, route, quality, accepted)
-        self._told.pop(cell, None)
+        if self._told:
+            self._told.pop(cell, None)
         if row == len(self._labels):
             self._labels.append(cell)
         else:
             self._labels[row] = cell
 
     def values(self, route: str | None) -> FloatArray:
-        """Expected quality of a route at every pattern, shape (len,), shrunk.
-
-        Where routes were tried blindly, a pattern that says little goes by the route's mean;
-        where routes were chosen for the query, a route that was not tried is not expected to work.
-        """
+        """Expected quality of a route at every pattern, shape (len,), shrunk."""
         return self.expect(route).copy()
 
     def expect(self, route: str | None) -> FloatArray:
         """Return :meth:`values` in a place that is used again by the next call."""
-        selectivity = self._selectivity
-        blind = 1.0 - selectivity
-        strength = 20.0 * blind + 0.5 * selectivity
-        return self._live.expect(route, blind, 0.05 * selectivity, strength)
+        return self.cells.expect(route, *self._prior)
 
     def absorb(self, summary: Sketch, threshold: float) -> None:
         """Count in what many outcomes amount to; those of quality `threshold` shape patterns."""
@@ -178,7 +178,7 @@ class ReasoningBank:
                 similarity = float(similarities[cell])
             if accepted and similarity < _SAME and len(self) < self.n_clusters:
                 cell = self._found()
-            self._live.add(cell, route, quality, count, total if accepted else None)
+            self.cells.add(cell, route, quality, count, total if accepted else None)
 
     def learn(self, outcomes: Outcomes, rows: NDArray[np.int64], selectivity: float) -> BankChange:
         """Cluster everything remembered, and the residue, afresh.
@@ -197,9 +197,9 @@ class ReasoningBank:
         -----
         Costs one k-means over the accepted rows.
         """
-        self._selectivity = selectivity
+        self.selectivity = selectivity
         self._told.clear()
-        before, centroids = self._live, self._live.centroids.copy()
+        before, centroids = self.cells, self.cells.centroids.copy()
         residue = self._residue(outcomes, rows)
         old = residue.sizes > 0.0
         shaping, failures = np.flatnonzero(outcomes.accepted), np.flatnonzero(~outcomes.accepted)
@@ -227,7 +227,7 @@ class ReasoningBank:
         labels[placed] = final[labels[placed]]
         held = np.empty(len(labels), np.int64)
         held[rows] = labels
-        self._live, self._labels = cells, held.tolist()
+        self.cells, self._labels = cells, held.tolist()
         kept = self._recognise(centroids)
         merged = len(final) - len(cells)
         return BankChange(len(cells) - kept, merged, len(before) - kept)
@@ -239,7 +239,7 @@ class ReasoningBank:
             return []
         now = int(time.time())
         found = []
-        cells, similarities = self._live.nearest(query, count)
+        cells, similarities = self.cells.nearest(query, count)
         for cell, similarity in zip(cells.tolist(), similarities.tolist(), strict=True):
             if note:
                 self._used[cell] += 1
@@ -249,7 +249,7 @@ class ReasoningBank:
 
     def ids_of(self, units: FloatArray) -> NDArray[np.int64]:
         """Return the id of the pattern nearest to each row; -1 while there is none."""
-        nearest = self._live.nearest_many(units)
+        nearest = self.cells.nearest_many(units)
         return np.array(self._ids, np.int64)[nearest] if len(self) else nearest
 
     def patterns(self) -> list[LearnedPattern]:
@@ -262,14 +262,14 @@ class ReasoningBank:
 
         `only` names the ids that may be among them.
         """
-        largest = np.argsort(-self._live.sizes, kind="stable")
+        largest = np.argsort(-self.cells.sizes, kind="stable")
         if only is not None:
             largest = largest[[self._ids[cell] in only for cell in largest.tolist()]]
         largest = largest[: len(self) if k is None else k]
-        cells = self._live.pick(np.sort(largest))
+        cells = self.cells.pick(np.sort(largest))
         bank = ReasoningBank(self.dim, self.n_clusters, self.seed)
-        bank._live = cells
-        bank._selectivity = self._selectivity
+        bank.cells = cells
+        bank.selectivity = self._selectivity
         now = int(time.time())
         for number in range(len(cells)):
             bank._name(number, now)
@@ -279,7 +279,7 @@ class ReasoningBank:
         """Return the outcomes of each route over all patterns."""
         return {
             route: _route_stats(*entry)
-            for route, *entry in self._live.route_totals()
+            for route, *entry in self.cells.route_totals()
             if route is not None
         }
 
@@ -287,7 +287,7 @@ class ReasoningBank:
         """Return numbers, for saving."""
         ledger = np.array([self._ids, self._created, self._used, self._last_used], np.int64)
         return {
-            **{f"live.{name}": array for name, array in self._live.arrays().items()},
+            **{f"live.{name}": array for name, array in self.cells.arrays().items()},
             "labels": np.array(self._labels, np.int64),
             "ledger": ledger.reshape(4, len(self)),
             "next_id": np.array([self._next_id]),
@@ -296,19 +296,19 @@ class ReasoningBank:
 
     def facts(self) -> dict[str, Any]:
         """Return names of routes, in the order of the tables, for saving."""
-        return {"live": self._live.routes}
+        return {"live": self.cells.routes}
 
     def restore(self, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
         """Become what :meth:`arrays` and :meth:`facts` described."""
         self._told.clear()
-        self._live = Cells.of(self.dim, wire.under(arrays, "live."), facts["live"])
+        self.cells = Cells.of(self.dim, wire.under(arrays, "live."), facts["live"])
         self._labels = arrays["labels"].tolist()
         ledger = arrays["ledger"].tolist()
         self._ids, self._created, self._used, self._last_used = ledger
         self._next_id = int(arrays["next_id"][0])
         # A bank that starts with more patterns than its own limit keeps room for them.
         self.n_clusters = max(self.n_clusters, len(self))
-        self._selectivity = float(arrays["selectivity"][0])
+        self.selectivity = float(arrays["selectivity"][0])
 
     def _count_elsewhere(
         self, why: int, unit: FloatArray, route: str | None, quality: float, accepted: bool
@@ -320,7 +320,7 @@ class ReasoningBank:
             cell = self._found()
         else:
             cell = -1
-        self._live.count(cell, unit, route, quality, accepted)
+        self.cells.count(cell, unit, route, quality, accepted)
         return cell
 
     def _make_room(self) -> int:
@@ -328,12 +328,12 @@ class ReasoningBank:
 
         Two that are nearly one make room; the nearest has to do where there are none.
         """
-        pair = self._live.closest_pair(by_route=True)
+        pair = self.cells.closest_pair(by_route=True)
         if pair is None:
-            return int(self._live.similarities.argmax())
+            return int(self.cells.similarities.argmax())
         target = np.arange(len(self))
         target[pair[1]] = pair[0]
-        moved = self._live.collapse(target).tolist()
+        moved = self.cells.collapse(target).tolist()
         self._told.clear()
         self._labels = [moved[label] if label >= 0 else label for label in self._labels]
         for ledger in (self._ids, self._created, self._used, self._last_used):
@@ -342,8 +342,8 @@ class ReasoningBank:
 
     def _residue(self, outcomes: Outcomes, rows: NDArray[np.int64]) -> Cells:
         """What memory has let go of, by pattern: everything less what is remembered."""
-        cells = self._live.pick(np.arange(len(self)))
-        cells.take_unplaced(self._live)
+        cells = self.cells.pick(np.arange(len(self)))
+        cells.take_unplaced(self.cells)
         labels = np.array(self._labels, np.int64)[rows]
         if len(cells):  # what came before the first pattern was counted in it
             np.maximum(labels, 0, out=labels)
@@ -352,7 +352,7 @@ class ReasoningBank:
 
     def _found(self) -> int:
         self._name(self._next_id, int(time.time()))
-        return self._live.found()
+        return self.cells.found()
 
     def _name(self, number: int, created: int, used: int = 0, last_used: int = 0) -> None:
         self._ids.append(number)
@@ -407,10 +407,10 @@ class ReasoningBank:
 
     def _pattern(self, cell: int, similarity: float | None) -> LearnedPattern:
         stats, mean = self._told.get(cell) or self._tell(cell)
-        size = int(self._live.sizes[cell])
+        size = int(self.cells.sizes[cell])
         return LearnedPattern(
             self._ids[cell],
-            self._live.centroids[cell].copy(),
+            self.cells.centroids[cell].copy(),
             size,
             float(size),
             mean,
@@ -425,7 +425,7 @@ class ReasoningBank:
         """Work out what a pattern says of its routes, and their mean quality."""
         stats: dict[str, RouteStats] = {}
         count = total = 0.0
-        for route, n, s, squares in self._live.outcomes(cell):
+        for route, n, s, squares in self.cells.outcomes(cell):
             count, total = count + n, total + s
             if route is not None:
                 stats[route] = _route_stats(n, s, squares)

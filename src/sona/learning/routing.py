@@ -65,8 +65,10 @@ _WITNESSES, _QUORUM = 32, 4
 # Of so many remembered outcomes all are looked up as they come, of k times as many one in k:
 # what memory, model and selectivity are judged by are averages, and a search of a large memory
 # costs more than all else. An outcome looked up stands for the others, for up to four of them.
-_LOOKED_UP_ALL = 300
+_LOOKED_UP_ALL = 100
 _STANDS_FOR = 4
+# Fewer rows than this are put to the model one by one: a batch costs more than it saves.
+_ASKED_SINGLY = 4
 # Outcomes to look up that may wait for each other: many at once share the reading of memory.
 _TOGETHER = 32
 _EDGE = 0.05
@@ -207,7 +209,8 @@ class Router:
         if number is None:
             number = self._number[route] = len(self._number)
             self._levels.grow(number + 1)
-        buffer, order = self._buffer, self._buffer.seen
+        buffer = self._buffer
+        order = buffer.seen
         if self._waiting and order - self._waiting[0] >= buffer.capacity:
             self._look_up()  # before the row is given up
         buffer.append(embedding, number, quality, weight, length)
@@ -474,10 +477,15 @@ class Router:
         fitted[fresh] = 0.0
         if self._model is None:
             return
-        for row, route in zip(fresh.tolist(), buffer.columns("route")[fresh].tolist(), strict=True):
-            if route < self._model.n_routes:
-                mean, _ = self._model.expect(buffer.embeddings[row])
-                fitted[row] = mean[route] - self._model.level[route]
+        route = buffer.columns("route")[fresh]
+        known = route < self._model.n_routes
+        fresh, route = fresh[known], route[known]
+        if len(fresh) < _ASKED_SINGLY:
+            means = [self._model.expect(buffer.embeddings[row])[0] for row in fresh.tolist()]
+        else:
+            means = list(self._model.expect_many(buffer.embeddings[fresh]))
+        for row, number, mean in zip(fresh.tolist(), route.tolist(), means, strict=True):
+            fitted[row] = mean[number] - self._model.level[number]
 
     @property
     def _memory_weight(self) -> float:
