@@ -29,6 +29,7 @@ from sona.types import (
 __all__ = ["EphemeralAgent"]
 
 _COMPACT_BYTES = 8_000
+_BLOCK = 256
 
 
 class EphemeralAgent:
@@ -81,7 +82,8 @@ class EphemeralAgent:
         # that every export of the session agrees on its start whatever the wall clock does.
         self._started_ms = time.time_ns() // 1_000_000
         self._started_ns = time.monotonic_ns()
-        self._embeddings = np.empty((64, config.embedding_dim_), np.float32)
+        # Embeddings in blocks: what was written once is never copied to make room for more.
+        self._blocks: list[FloatArray] = []
         self._dims = config.embedding_dim_, config.hidden_dim
         # Quality, time, route and context of each request.
         self._log: list[tuple[float, int, str | None, tuple[str, ...]]] = []
@@ -153,10 +155,10 @@ class EphemeralAgent:
             now = time.time_ns() // 1_000_000
             if not self._engine.absorb(x, quality, route, (Step(state, quality),)):
                 return  # switched off: nothing is recorded
-            row = len(self._log)
-            if row == len(self._embeddings):
-                self._embeddings = np.concatenate([self._embeddings, self._embeddings])
-            _core.store_row(self._embeddings, row, x)
+            row = len(self._log) % _BLOCK
+            if row == 0:
+                self._blocks.append(np.empty((_BLOCK, embedding_dim), np.float32))
+            _core.store_row(self._blocks[-1], row, x)
             self._log.append((quality, now, route, tags))
 
     def apply_micro_lora(self, x: ArrayLike, out: FloatArray | None = None) -> FloatArray:
@@ -195,8 +197,9 @@ class EphemeralAgent:
             If there are so many routes that not even one cell of a sketch fits.
         """
         with self._lock:
-            embeddings, log = self._embeddings[: len(self._log)].copy(), self._log.copy()
+            log, blocks = self._log.copy(), self._blocks.copy()
         count = len(log)
+        embeddings = np.concatenate([np.empty((0, self._dims[0]), np.float32), *blocks])[:count]
         qualities, times, routes, contexts = zip(*log, strict=True) if log else ((), (), (), ())
         table = TrajectoryTable(
             embeddings,
