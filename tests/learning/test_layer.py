@@ -91,3 +91,15 @@ def test_the_same_bits_after_saving(rng):
     assert memory.bank.centroids.tobytes() == again.bank.centroids.tobytes()
     for name, array in memory.arrays().items():
         assert array.tobytes() == again.arrays()[name].tobytes(), name
+
+
+def test_what_a_pattern_tells_of_its_routes_is_up_to_date_and_the_readers_own(rng):
+    memory = LayerMemory(8, 4, 100, 0)
+    unit = np.eye(8, dtype=np.float32)[0]
+    for number in range(1, 6):
+        memory.observe(unit, "a", 0.5, True)
+        (pattern,) = memory.bank.search(unit, 1)
+        assert pattern.routes["a"].count == number
+        pattern.routes.clear()
+    memory.learn(1.0)
+    assert memory.bank.patterns()[0].routes["a"].count == 5

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona import _core, wire
-from sona.errors import RangeError
+from sona.errors import NonFiniteError, RangeError
 from sona.learning.buffer import TrajectoryBuffer
 from sona.learning.levels import SAID_FADE, Levels, Turn
 from sona.learning.neighbours import (
@@ -273,7 +273,7 @@ class Router:
             (mean, doubt), level = model.expect(embedding), model.level
         rows, similarities = buffer.nearest(embedding, NEIGHBOURS)
         trust, low = self._memory_weight, _NEVER_TRIED * self._levels.overall
-        while True:
+        for _ in range(2):
             found = _core.expectations(
                 self._levels.table,
                 self._levels.totals,
@@ -297,6 +297,7 @@ class Router:
             if found is not None:
                 return found
             self._ask_model(rows)
+        raise NonFiniteError("the router's model must be finite; it says nothing of some outcomes")
 
     def decide(
         self,
