@@ -18,6 +18,8 @@ _MAX_TEXT = 1_024
 
 def check_quality(name: str, value: object) -> float:
     """Return `value` as a float in [0, 1]."""
+    if type(value) is float and 0.0 <= value <= 1.0:  # once per request
+        return value
     return check_number(name, value, 0.0, 1.0)
 
 
