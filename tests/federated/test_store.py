@@ -265,6 +265,25 @@ def test_a_damaged_snapshot_is_set_aside_and_the_one_before_it_used(tmp_path):
     again.close()
 
 
+def test_who_only_takes_in_reads_no_snapshot(tmp_path):
+    path = tmp_path / "store.db"
+    coord = FederatedCoordinator("c", CONFIG, path)
+    coord.aggregate(export("agent-0"))
+    coord.force_consolidate()
+    coord.close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE snapshots SET engine = x'00'")
+    db.close()
+    again = FederatedCoordinator("c", CONFIG, path)
+    assert not again.aggregate(export("agent-1", axis=1), learn=False).duplicate
+    assert again.total_trajectories == 12
+    assert again.snapshots()[0].fault is None
+    assert again.metrics.consolidations == 0
+    assert again.get_all_patterns()  # what was learned is asked for, found damaged, learned anew
+    assert again.metrics.consolidations == 1
+    again.close()
+
+
 def test_a_full_disk_refuses_and_changes_nothing(tmp_path):
     database = SqliteDatabase(os.fspath(tmp_path / "store.db"))
     coord = FederatedCoordinator("c", CONFIG, Store(database))

@@ -53,8 +53,11 @@ class Learner:
     ----------
     interval : int
         New agents after which a consolidation is due.
-    knowledge : Knowledge
-        What serves; replaced, never rebuilt in place.
+
+    Notes
+    -----
+    Opening reads what sessions are summed up to. What was learned is read when it is first asked
+    for: who only takes in and acknowledges needs none of it.
     """
 
     def __init__(self, config: SonaConfig, store: Store) -> None:
@@ -64,7 +67,7 @@ class Learner:
         self.lock = threading.RLock()
         self.roster = Roster()
         self.consolidations = 0
-        self.knowledge = Knowledge(config)
+        self._knowledge: Knowledge | None = None  # replaced, never rebuilt in place
         self._learning = threading.Lock()
         self._taking = threading.RLock()
         self._waiting: dict[Session, int] = {}  # noted, and not yet taken; their sequence
@@ -73,9 +76,23 @@ class Learner:
         self._withdrawals = 0
         self._last = time.monotonic()
         self._pinned = store.pinned()
-        self._start()
+        self.roster.apply(store.changes(0))
+        self._recount()
+        if not self.roster.agents:  # nothing to know again
+            self._knowledge = Knowledge(config)
+            self._knowledge.sequence = self.roster.sequence
 
     # Reading
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What serves. Call it without a lock: the first call loads what the store knows."""
+        if self._knowledge is None:
+            with self._learning:
+                if self._knowledge is None:
+                    self._remember()
+        assert self._knowledge is not None
+        return self._knowledge
 
     @property
     def ledger(self) -> Ledger:
@@ -89,8 +106,9 @@ class Learner:
 
     @property
     def standings(self) -> dict[str, Standing]:
+        knowledge = self.knowledge
         with self.lock:
-            return dict(self.knowledge.standings)
+            return dict(knowledge.standings)
 
     @property
     def struck(self) -> dict[str, int]:
@@ -104,6 +122,10 @@ class Learner:
     @property
     def due(self) -> bool:
         """Whether enough new agents have contributed; never while rolled back."""
+        _ = self.knowledge  # tells who is new
+        return self._enough()
+
+    def _enough(self) -> bool:
         return self._pinned is None and len(self._fresh) >= self.interval
 
     # Following the store
@@ -119,10 +141,12 @@ class Learner:
                 return  # who was committed together with it has noted it
             arrivals = self.roster.apply(self.store.changes(self.roster.sequence))
             self._withdrawals += arrivals.withdrawn
-            self._fresh.update(session[0] for session in arrivals.new)
             self._arrived.update(arrivals.sequences)
-            self._waiting.update(arrivals.sequences)
-        if arrivals.withdrawn:
+            learned = self._knowledge is not None
+            if learned:
+                self._fresh.update(session[0] for session in arrivals.new)
+                self._waiting.update(arrivals.sequences)
+        if arrivals.withdrawn and learned:
             self.consolidate()
 
     def catch_up(self, at_hand: Mapping[int, _Screened] | None = None) -> None:
@@ -140,8 +164,9 @@ class Learner:
 
     def forgive(self, agent_id: str) -> None:
         """Let an agent in until it is judged again."""
+        knowledge = self.knowledge
         with self.lock:
-            self.knowledge.standings.pop(agent_id, None)
+            knowledge.standings.pop(agent_id, None)
             self._fresh.add(agent_id)
         self.catch_up()
 
@@ -149,6 +174,7 @@ class Learner:
 
     def tick(self, *, on_time: bool) -> LearnResult | None:
         """Consolidate if enough is new or, with `on_time`, if something has waited long enough."""
+        _ = self.knowledge
         if not self._is_due(on_time):
             return None
         with self._learning:
@@ -162,8 +188,10 @@ class Learner:
 
     def snapshot(self) -> int:
         """Keep what is known now; returns the version."""
+        _ = self.knowledge
         with self._taking, self.lock:
-            version = self.store.save_snapshot(self.knowledge.sequence, *self.knowledge.to_bytes())
+            knowledge = self.knowledge
+            version = self.store.save_snapshot(knowledge.sequence, *knowledge.to_bytes())
         if version is None:
             raise StoreError("`store`: an agent was withdrawn meanwhile; nothing was kept")
         return version
@@ -175,12 +203,12 @@ class Learner:
             raise RangeError(f"`version` must name a usable snapshot; got {version}")
         with self._learning, self.lock:
             self.store.pin(version)
-            self.knowledge, self._pinned = knowledge, version
+            self._knowledge, self._pinned = knowledge, version
 
     def _is_due(self, on_time: bool) -> bool:
         waited_ms = 1e3 * (time.monotonic() - self._last)
         late = on_time and waited_ms >= self.config.background_interval_ms
-        return self.due or (late and bool(self._fresh) and self._pinned is None)
+        return self._enough() or (late and bool(self._fresh) and self._pinned is None)
 
     def _relearn(self) -> LearnResult:
         while True:
@@ -204,7 +232,7 @@ class Learner:
                 self._waiting = dict(self._arrived)
                 if self._pinned is not None:
                     self.store.pin(None)
-                self.knowledge, self._pinned = knowledge, None
+                self._knowledge, self._pinned = knowledge, None
                 self.consolidations += 1
                 self._last = time.monotonic()
             self._take_waiting({})
@@ -222,21 +250,24 @@ class Learner:
 
     def _take_waiting(self, at_hand: Mapping[int, _Screened]) -> None:
         """Let the serving engine learn what was noted, one by one."""
+        _ = self.knowledge
         with self._taking:
             while True:
                 with self.lock:
+                    knowledge = self.knowledge
                     if not self._waiting:
-                        self.knowledge.sequence = self.roster.sequence
+                        knowledge.sequence = self.roster.sequence
                         return
                     session = next(iter(self._waiting))
                     sequence = self._waiting.pop(session)
-                    knowledge = self.knowledge
+                    pinned = self._pinned is not None
                 # If a consolidation swaps meanwhile, it has learned this one or has it waiting.
-                self._take(knowledge, session, at_hand.get(sequence))
+                self._take(knowledge, session, at_hand.get(sequence), pinned)
 
-    def _take(self, knowledge: Knowledge, session: Session, screened: _Screened | None) -> None:
+    def _take(
+        self, knowledge: Knowledge, session: Session, screened: _Screened | None, pinned: bool
+    ) -> None:
         """Let an engine learn a session that arrived, or leave it to the next consolidation."""
-        pinned = self._pinned is not None and knowledge is self.knowledge
         found = None if pinned else screened or self._read(session)
         if pinned or (found is not None and not knowledge.take(*found)):
             with self.lock:
@@ -260,10 +291,26 @@ class Learner:
 
     # Starting
 
-    def _start(self) -> None:
+    def _remember(self) -> None:
         """Know again what the store holds: the last good snapshot, then what came after it."""
-        self.roster.apply(self.store.changes(0))
-        self._recount()
+        knowledge = self._last_good()
+        if knowledge is None:
+            self._relearn()
+            return
+        while True:
+            changes = self.store.changes(knowledge.sequence)
+            for session in [
+                held.session for held in changes.sessions if held.session in self.roster
+            ]:
+                self._fresh.add(session[0])
+                self._take(knowledge, session, None, self._pinned is not None)
+            knowledge.sequence = changes.sequence
+            with self.lock:
+                if knowledge.sequence >= self.roster.sequence:  # else more was noted meanwhile
+                    self._knowledge = knowledge
+                    return
+
+    def _last_good(self) -> Knowledge | None:
         usable = [s.version for s in self.store.snapshots() if s.fault is None]
         for version in usable if self._pinned is None else [self._pinned, *usable]:
             try:
@@ -271,17 +318,8 @@ class Learner:
             except FormatError:
                 continue
             if found is not None:
-                self.knowledge = found
-                break
-        else:
-            if self.roster.agents:
-                self.consolidate()
-            return
-        later = self.store.changes(self.knowledge.sequence).sessions
-        for session in [held.session for held in later if held.session in self.roster]:
-            self._fresh.add(session[0])
-            self._take(self.knowledge, session, None)
-        self.knowledge.sequence = self.roster.sequence
+                return found
+        return None
 
     def _load(self, version: int) -> Knowledge | None:
         """Read a snapshot; None if there is none or it was made with other settings."""

@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
 
 import msgspec
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
 from sona import wire
 from sona.errors import SonaError
 from sona.service.guard import Guard
 from sona.service.knowledge import Knowledge, pattern_view
 from sona.service.logs import decided
+from sona.service.metrics import Metrics
 from sona.service.openapi import document
 from sona.service.overview import overview
 from sona.service.problems import ProblemError, problem_of
@@ -50,6 +50,45 @@ _PAGE_HEADERS = {
 }
 
 
+class _Endpoint:
+    """One path: its handler, and what every answer passes."""
+
+    def __init__(
+        self, path: str, handler: _Handler, methods: Sequence[str], metrics: Metrics
+    ) -> None:
+        self._path = path
+        self._handler = handler
+        self._methods = methods
+        self._seconds = metrics.seconds.labels(path)
+        self._answered = metrics.requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        try:
+            response = await self._answer(Request(scope, receive))
+        except ProblemError as problem:
+            response = _refuse(problem)
+        except SonaError as error:
+            response = _refuse(problem_of(error))
+        except ClientDisconnect:
+            response = _refuse(ProblemError(400, "the body ended before it was complete"))
+        except Exception:
+            decided("failed", {"path": self._path}, logging.ERROR)
+            response = _refuse(ProblemError(500, "the service failed; its log says how"))
+        self._seconds.observe(time.perf_counter() - started)
+        self._answered.labels(self._path, str(response.status_code)).inc()
+        response.headers["x-content-type-options"] = "nosniff"
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        if request.method not in self._methods:
+            problem = ProblemError(405, f"{request.method} {request.url.path}")
+            response = _refuse(problem)
+            response.headers["allow"] = ", ".join(self._methods)
+            return response
+        return await self._handler(request)
+
+
 class Service:
     """The application: routes over :class:`Tenants`.
 
@@ -60,7 +99,7 @@ class Service:
 
     Attributes
     ----------
-    app : Starlette
+    app : Router
         What an ASGI server runs.
     draining : bool
         Set through :meth:`drain`: exports are refused, readers are served until the end.
@@ -74,8 +113,10 @@ class Service:
         self._opening: asyncio.Task[None] | None = None
         self._question = wire.decoder(RouteQuestion)
         self._openapi = msgspec.json.encode(document())
-        self.app = Starlette(
-            routes=[
+        # A router alone: every answer, also a refusal, is made here, so the layers that Starlette
+        # puts round an application would only take time.
+        self.app = Router(
+            [
                 self._route("/v1/exports", self._exports, "POST"),
                 self._route("/v1/warm-start", self._warm_start),
                 self._route("/v1/route", self._decide, "POST"),
@@ -89,7 +130,8 @@ class Service:
                 self._route("/openapi.json", self._describe),
                 *(self._route(path, self._show) for path in _PAGE),
             ],
-            exception_handlers={HTTPException: _http_problem},
+            redirect_slashes=False,
+            default=_not_there,
             lifespan=self._lifespan,
         )
 
@@ -101,7 +143,7 @@ class Service:
             tenant.events.close()
 
     @asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, app: Router) -> AsyncIterator[None]:
         # In the background: the port answers at once, and /readyz tells when stores are loaded.
         self._opening = asyncio.create_task(self._tenants.open_all())
         yield
@@ -203,27 +245,8 @@ class Service:
     # What every request passes
 
     def _route(self, path: str, handler: _Handler, method: str = "GET") -> Route:
-        seconds = self._metrics.seconds.labels(path)
-
-        async def run(request: Request) -> Response:
-            started = time.perf_counter()
-            try:
-                response = await handler(request)
-            except ProblemError as problem:
-                response = _refuse(problem)
-            except SonaError as error:
-                response = _refuse(problem_of(error))
-            except ClientDisconnect:
-                response = _refuse(ProblemError(400, "the body ended before it was complete"))
-            except Exception:
-                decided("failed", {"path": path}, logging.ERROR)
-                response = _refuse(ProblemError(500, "the service failed; its log says how"))
-            seconds.observe(time.perf_counter() - started)
-            self._metrics.requests.labels(path, str(response.status_code)).inc()
-            response.headers["x-content-type-options"] = "nosniff"
-            return response
-
-        return Route(path, run, methods=[method])
+        methods = ("GET", "HEAD") if method == "GET" else (method,)
+        return Route(path, _Endpoint(path, handler, methods, self._metrics))
 
     async def _tenant(self, request: Request) -> Tenant:
         return await self._tenants.get(self._guard.admit(request).tenant)
@@ -269,11 +292,9 @@ def _refuse(problem: ProblemError) -> Response:
     return Response(msgspec.json.encode(problem.view()), problem.status, problem.headers())
 
 
-async def _http_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    response = _refuse(ProblemError(error.status_code, f"{request.method} {request.url.path}"))
-    response.headers.update(error.headers or {})
-    return response
+async def _not_there(scope: Scope, receive: Receive, send: Send) -> None:
+    problem = ProblemError(404, f"{scope['method']} {scope['path']}")
+    await _refuse(problem)(scope, receive, send)
 
 
 def _token_header(request: Request, name: str) -> str | None:

@@ -114,6 +114,7 @@ def serve(
         access_log=False,
         server_header=False,
         lifespan="on",
+        ws="none",
         timeout_keep_alive=30,
         timeout_graceful_shutdown=30,
     )

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -100,9 +100,10 @@ class Tenant:
     async def open(self) -> None:
         """Load what the folder holds, if anything; returns when exports are taken."""
         if (self._folder / CONFIG).exists():
-            await _in(self._writers, self._load)
+            loading: list[Awaitable[None]] = [_in(self._writers, self._load)]
             if (self._folder / PUBLISHED).exists():
-                await self._read()
+                loading.append(self._read())
+            await asyncio.gather(*loading)
             self._school.enrol(self.name, self._learned)
         self._tasks = [
             asyncio.create_task(self._keep_reading()),
