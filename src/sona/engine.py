@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from sona.learning.layer import LayerMemory
 from sona.learning.lora import BaseLoRA, MicroLoRA
 from sona.learning.routing import Router
 from sona.learning.sketch import Sketch
+from sona.learning.stored import require_stored
 from sona.learning.trajectory import TrajectoryBuilder
 from sona.state import EngineState
 from sona.types import (
@@ -711,13 +712,16 @@ class SonaEngine:
         with _described():
             own = saved.facts_of("engine")
             engine._enabled = bool(own["enabled"])
-            engine._tally = msgspec.convert(own["tally"], _Tally)
+            engine._tally = tally = msgspec.convert(own["tally"], _Tally)
+            require_stored(
+                0.0 <= tally.quality <= 1.000001 * tally.seen, "more quality than outcomes"
+            )
             engine._router.restore(saved.tensors_of("router"), saved.facts_of("router"))
             engine._queries.restore(saved.tensors_of("queries"), saved.facts_of("queries"))
             rank = saved.config.replace(base_lora_rank=own["base_rank"]).base_lora_rank
             engine._adaptation = engine._new_adaptation(rank)
             engine._adaptation.restore(saved.tensors_of("adapters"))
-            for number, key in enumerate(own["layers"]):
+            for number, key in enumerate(msgspec.convert(own["layers"], list[str])):
                 memory = engine._layers[key] = engine._new_layer(saved.config.hidden_dim)
                 part = f"layer{number}"
                 memory.restore(saved.tensors_of(part), saved.facts_of(part))
@@ -731,19 +735,22 @@ def _described() -> Iterator[None]:
         yield
     except FormatError:
         raise
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise FormatError(f"`data` does not describe an engine: {error!r}") from error
+
+
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Tally(msgspec.Struct):
     """What happened so far, in numbers."""
 
-    seen: int = 0
-    accepted: int = 0
-    pending: int = 0
-    pending_accepted: int = 0
-    updates: int = 0
-    cycles: int = 0
+    seen: _Count = 0
+    accepted: _Count = 0
+    pending: _Count = 0
+    pending_accepted: _Count = 0
+    updates: _Count = 0
+    cycles: _Count = 0
     quality: float = 0.0
 
     def count(self, quality: float, accepted: bool, times: int = 1) -> None:

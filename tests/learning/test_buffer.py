@@ -53,3 +53,20 @@ def test_survives_saving(rng):
 def test_needs_room():
     with pytest.raises(RangeError, match="`capacity`"):
         TrajectoryBuffer(8, capacity=0)
+
+
+def test_a_full_buffer_that_began_with_more_than_its_capacity_is_saved_and_read(rng):
+    rows = rng.standard_normal((12, 3)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    first = TrajectoryBuffer(3, 12)
+    for row in rows:
+        first.append(row, 0, 0.5)
+    heir = TrajectoryBuffer.from_arrays(3, 4, first.arrays())  # 12 rows, and 4 of its own
+    for row in rows:
+        heir.append(row, 1, 0.25)
+    again = TrajectoryBuffer.from_arrays(3, 4, heir.arrays())
+    assert len(again) == len(heir) == heir.capacity == 16
+    for one in (heir, again):
+        one.append(rows[0], 2, 1.0)
+    for name in ("route", "order", "quality"):
+        assert again.columns(name).tolist() == heir.columns(name).tolist()

@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona import _core, wire
-from sona.checks import check_count
 from sona.errors import FormatError
 from sona.learning.consolidation import Tiers, TiersFit, agrees, losses
 from sona.learning.ewc import OnlineEWC
@@ -40,6 +39,7 @@ from sona.learning.lora import (
     factors,
 )
 from sona.learning.signal import Lessons, TrustGate, query_gradient, unit
+from sona.learning.stored import stored
 from sona.types import FloatArray, LayerKey
 
 __all__ = ["Adaptation", "Fitted"]
@@ -57,6 +57,8 @@ _MICRO_FIT_RATE = 0.003
 # Precision that lambda = 1 gives the Fisher information: the factor between 1 and 3 measured
 # alike; the Kronecker form underestimates what independent weights lose together.
 _EWC_SCALE = 2.0
+# Where the weights of a saved adapter lie: beyond it two adapters could overflow float32.
+_FACTOR = (-1e10, 1e10)
 
 
 @dataclass(frozen=True)
@@ -312,13 +314,13 @@ class Adaptation:
         try:
             _load(other.micro, state, "micro/")
             other.gate.moments = state["gate"].tolist()
-            other._outcomes = check_count("outcomes", int(state["outcomes"][0]) + 1) - 1
-            for name in [n for n in state if n.endswith("/cycles")]:
-                kind, _, text = name.removesuffix("/cycles").partition(":")
+            other._outcomes = int(stored(state, "outcomes", np.int64, (1,), 0)[0])
+            for head in _heads(state):
+                kind, _, text = head.partition(":")
                 layer = other._layer(int(text) if kind == "int" else text)
-                prefix = name.removesuffix("cycles")
+                prefix = head + "/"
                 _load(layer.base, state, prefix)
-                layer.cycles = int(state[name][0])
+                layer.cycles = int(stored(state, prefix + "cycles", np.float32, (1,), 0.0)[0])
                 mark = prefix + "ewc/"
                 layer.ewc.restore(wire.under(state, mark))
         except (KeyError, IndexError, ValueError, TypeError) as error:
@@ -358,6 +360,16 @@ class Adaptation:
             ewc.learned(*whole, units[part], fresh.inputs[part], gradients[part])
 
 
+def _heads(state: dict[str, NDArray[Any]]) -> list[str]:
+    """What the names of each layer's arrays begin with."""
+    own = {"A", "B", "scaling", "cycles"}
+    parts = (name.rpartition("/") for name in state)
+    heads = dict.fromkeys(head for head, _, last in parts if last in own)
+    return [head for head in heads if head != "micro"]
+
+
 def _load(adapter: MicroLoRA | BaseLoRA, state: dict[str, NDArray[Any]], prefix: str) -> None:
-    adapter.lora_A, adapter.lora_B = state[prefix + "A"], state[prefix + "B"]
-    adapter.scaling = float(state[prefix + "scaling"][0])
+    dim, rank = adapter.dim, adapter.rank
+    adapter.lora_A = stored(state, prefix + "A", np.float32, (rank, dim), *_FACTOR)
+    adapter.lora_B = stored(state, prefix + "B", np.float32, (dim, rank), *_FACTOR)
+    adapter.scaling = float(stored(state, prefix + "scaling", np.float32, (1,), -1e12, 1e12)[0])

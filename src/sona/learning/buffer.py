@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sona import _core
 from sona.errors import RangeError
 from sona.learning.pattern_index import PatternIndex
+from sona.learning.stored import UNIT, require_stored, stored
 from sona.types import FloatArray
 
 __all__ = ["TrajectoryBuffer"]
@@ -18,6 +19,15 @@ _FIRST_ROOM = 256
 # Rows of the two tables of columns.
 _WHOLE = {"route": 0, "order": 1}
 _REAL = {"quality": 0, "weight": 1, "length": 2, "fitted": 3}
+# What each column is when it is saved. Qualities move when a route turns.
+_SAVED = {
+    "route": (np.int64, 0, 1e15),
+    "order": (np.int64, 0, 1e15),
+    "quality": (np.float64, -1e6, 1e6),
+    "weight": (np.float64, 1e-6, 1e15),
+    "length": (np.float64, 0.0, 1.001),
+    "fitted": (np.float64, -1e6, 1e6),
+}
 
 
 class TrajectoryBuffer:
@@ -137,16 +147,34 @@ class TrajectoryBuffer:
     def from_arrays(
         cls, dim: int, capacity: int, arrays: dict[str, NDArray[Any]]
     ) -> TrajectoryBuffer:
-        """Make a buffer that holds what :meth:`arrays` returned."""
+        """Make a buffer that holds what :meth:`arrays` returned.
+
+        A full one keeps its capacity; otherwise `capacity` comes on top of more rows than that.
+
+        Raises
+        ------
+        FormatError
+            If they contradict each other or could not have been saved.
+        """
+        embeddings = stored(arrays, "embeddings", np.float32, (None, dim), *UNIT)
+        rows = len(embeddings)
+        seen = int(stored(arrays, "seen", np.int64, (1,), rows)[0])
+        if seen > rows:  # older rows have given their places to newer ones
+            require_stored(rows >= min(seen, capacity), f"{rows} rows of {seen}")
+            capacity = rows
+        elif rows > capacity:
+            capacity += rows
         buffer = cls(dim, capacity)
-        rows = len(arrays["embeddings"])
         if rows:
-            buffer._index.add(arrays["embeddings"])
+            buffer._index.add(embeddings)
             buffer._grow(rows)
             buffer._store = buffer._index.store
-        buffer.seen = int(arrays["seen"][0])
-        for name in (*_WHOLE, *_REAL):
-            buffer.columns(name)[:] = arrays[name]
+        buffer.seen = seen
+        for name, (dtype, low, high) in _SAVED.items():
+            buffer.columns(name)[:] = stored(
+                arrays, name, dtype, (rows,), low, high, nan=name == "fitted"
+            )
+        require_stored(not rows or int(buffer.columns("order").max()) < seen, "rows yet to come")
         return buffer
 
     def _grow(self, rows: int) -> None:

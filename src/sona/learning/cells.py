@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona import _core
+from sona.checks import check_text
+from sona.learning.stored import require_stored, stored
 from sona.types import FloatArray
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ __all__ = ["Cells"]
 _Floats = NDArray[np.float64]
 # Members of all cells together that vouch for the scatter of each.
 _HELP = 4.0
+# What counts that were merged and taken apart again may be off by.
+_ROUNDING = 1e-3
 # Row of outcomes that came before there was a cell to count them in.
 _UNPLACED = -1
 # From so many cells on, a search reads their 8-bit codes first.
@@ -304,18 +308,37 @@ class Cells:
 
     @classmethod
     def of(cls, dim: int, arrays: dict[str, NDArray[Any]], routes: list[str | None]) -> Cells:
-        """Make cells from what :meth:`arrays` returned and their routes."""
+        """Make cells from what :meth:`arrays` returned and their routes.
+
+        Raises
+        ------
+        FormatError
+            If they contradict each other or could not have been saved.
+        """
         cells = cls(dim)
-        for _ in arrays["sizes"]:
+        sizes = stored(arrays, "sizes", np.float64, (None,), -_ROUNDING)
+        n, known = len(sizes), len(routes)
+        sums = stored(arrays, "sums", np.float64, (n, dim))
+        outcomes = stored(arrays, "outcomes", np.float64, (known, n, 3), -_ROUNDING)
+        unplaced = stored(arrays, "unplaced", np.float64, (known, 3), -_ROUNDING)
+        require_stored(len(set(routes)) == known, f"a route twice: {routes}")
+        for _ in sizes:
             cells.found()
-        cells.sums[:] = arrays["sums"]
-        cells.sizes[:] = arrays["sizes"]
+        cells.sums[:] = sums
+        cells.sizes[:] = sizes
         for number, route in enumerate(routes):
-            row = cells._row(route)
-            cells._outcomes[row, : cells.n] = arrays["outcomes"][number]
-            cells._outcomes[row, _UNPLACED] = arrays["unplaced"][number]
+            row = cells._row(route if route is None else check_text("routes", route))
+            cells._outcomes[row, :n] = outcomes[number]
+            cells._outcomes[row, _UNPLACED] = unplaced[number]
+        require_stored(cells.is_whole(), "outcomes whose qualities are outside [0, 1]")
         cells._settle()
         return cells
+
+    def is_whole(self) -> bool:
+        """Whether nothing was taken out that had not been counted in, up to rounding."""
+        count, total, squares = np.moveaxis(self._outcomes, -1, 0)
+        never = (-self.sizes, -squares, squares - total, total - count)
+        return all(excess.max(initial=0.0) <= _ROUNDING for excess in never)
 
     def _within(self, voices: _Floats) -> _Floats:
         """Mean 1 - cos of a cell's members to where its centre is, the larger of each pair.

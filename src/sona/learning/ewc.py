@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sona.checks import check_count, check_number
-from sona.errors import FormatError
+from sona.learning.stored import require_stored, stored
 from sona.types import FloatArray
 
 __all__ = ["OnlineEWC"]
@@ -42,6 +42,8 @@ _MAX_TASKS = 12
 # Lessons that a task weighs at most. Without a bound protection would grow until nothing that
 # contradicts an old answer could be learned any more.
 _MEMORY = 5_000.0
+# Where what is saved of a task lies; gradients of unit vectors and their sums do not reach it.
+_FISHER = (-1e6, 1e6)
 # Inputs whose mean is compared with the task's, at least.
 _BLOCK = 48
 
@@ -201,23 +203,23 @@ class OnlineEWC:
         Raises
         ------
         FormatError
-            An array is missing or has a shape that does not fit; nothing was changed.
+            An array is missing, does not fit or could not have been saved; nothing was changed.
         """
-        try:
-            boundaries = int(state["boundaries"][0])
-            anchor = (state["anchor_A"], state["anchor_B"]) if "anchor_A" in state else None
-            tasks: list[_Task] = []
-            while f"task{len(tasks)}_mean" in state:
-                key = f"task{len(tasks)}_"
-                mean = state[key + "mean"]
-                G, C = state[key + "gradients"], state[key + "inputs"]
-                if len(G) != self.dim or len(C) != self.dim or mean.shape != (self.dim + 1,):
-                    raise FormatError(f"EWC state `{key}*` must have {self.dim} rows")
-                tasks.append(_Task(G, C, float(mean[-1]), mean[:-1]))
-        except (KeyError, IndexError) as error:
-            raise FormatError(f"EWC state lacks {error}") from error
-        if anchor is not None and anchor[0].shape != anchor[1].T.shape:
-            raise FormatError("EWC state `anchor_A` and `anchor_B` must fit each other")
+        dim = self.dim
+        boundaries = int(stored(state, "boundaries", np.float32, (1,), 0.0)[0])
+        anchor = None
+        if "anchor_A" in state:
+            A = stored(state, "anchor_A", np.float32, (None, dim))
+            anchor = A, stored(state, "anchor_B", np.float32, (dim, len(A)))
+        tasks: list[_Task] = []
+        while f"task{len(tasks)}_mean" in state:
+            key = f"task{len(tasks)}_"
+            mean = stored(state, key + "mean", np.float32, (dim + 1,))
+            require_stored(mean[-1] > 0.0, "a task without inputs")
+            G = stored(state, key + "gradients", np.float32, (dim, None), *_FISHER)
+            C = stored(state, key + "inputs", np.float32, (dim, None), *_FISHER)
+            tasks.append(_Task(G, C, float(mean[-1]), mean[:-1]))
+        require_stored(anchor is not None or not tasks, "tasks without an anchor")
         self._tasks, self._anchor, self.boundaries = tasks, anchor, boundaries
 
     def _difference(self, A: FloatArray, B: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona import _core, wire
+from sona.checks import check_count
 from sona.learning.reasoning_bank import BankChange, Outcomes, ReasoningBank
 from sona.learning.signal import Lessons
+from sona.learning.stored import UNIT, require_stored, stored
 from sona.types import FloatArray
 
 __all__ = ["LayerMemory"]
@@ -132,13 +134,27 @@ class LayerMemory:
         }
 
     def restore(self, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
-        """Become what :meth:`arrays` and :meth:`facts` described."""
-        self.bank.restore(wire.under(arrays, "bank."), facts["bank"])
-        self._inputs = arrays["inputs"].copy()
-        self._quality = arrays["quality"].tolist()
-        self._accepted = arrays["accepted"].astype(np.bool_).tolist()
-        self._routes = [facts["names"][i] for i in facts["routes"]]
-        self._seen, self._learned = arrays["counters"].tolist()
+        """Become what :meth:`arrays` and :meth:`facts` described.
+
+        Raises
+        ------
+        FormatError
+            If they contradict each other or could not have been saved.
+        """
+        inputs = stored(arrays, "inputs", np.float32, (None, self.bank.dim), *UNIT)
+        n = len(inputs)
+        quality = stored(arrays, "quality", np.float64, (n,), 0.0, 1.0)
+        accepted = stored(arrays, "accepted", np.uint8, (n,), 0, 1).astype(np.bool_)
+        seen, learned = stored(arrays, "counters", np.int64, (2,), 0).tolist()
+        require_stored(n == min(seen, self._capacity), f"{n} outcomes of a layer that saw {seen}")
+        routes = [facts["names"][check_count("routes", i, 0)] for i in facts["routes"]]
+        require_stored(len(routes) == n, f"{len(routes)} routes of {n} outcomes")
+        self.bank.restore(
+            wire.under(arrays, "bank."), facts["bank"], Outcomes(inputs, routes, quality, accepted)
+        )
+        self._inputs, self._routes = inputs.copy(), routes
+        self._quality, self._accepted = quality.tolist(), accepted.tolist()
+        self._seen, self._learned = seen, learned
 
     def _oldest_first(self) -> NDArray[np.int64]:
         return np.arange(self._seen - len(self), self._seen) % self._capacity

@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 
 from sona import _core
 from sona.learning.outcome import PRIOR_OUTCOMES
+from sona.learning.stored import require_stored, stored
 
 __all__ = ["SAID_FADE", "Levels", "Turn"]
 
 _Floats = NDArray[np.float64]
 #: Half-life, in outcomes that the model was asked about, of what it says of a route's queries.
 SAID_FADE = 0.5 ** (1.0 / 32.0)
+# No mean of qualities is as far from [0, 1], whatever a model says and however routes turn.
+_FAR = 1e3
 
 
 class Turn(NamedTuple):
@@ -66,14 +69,28 @@ class Levels:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Levels:
-        """Make levels from what :meth:`arrays` returned."""
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]], n: int, seen: int) -> Levels:
+        """Make levels of `n` routes from what :meth:`arrays` returned after `seen` outcomes.
+
+        Raises
+        ------
+        FormatError
+            If they contradict each other or could not have been saved.
+        """
         levels = cls()
-        levels.table = arrays["levels"].copy()
-        levels.totals = arrays["overall"].copy()
-        levels._runs = arrays["runs"].copy()
-        levels.onset = arrays["onset"].copy()
-        levels.turned = set(arrays["turned"].tolist())
+        levels.table = stored(arrays, "levels", np.float64, (n, 6), nan=True).copy()
+        levels.totals = stored(arrays, "overall", np.float64, (3,)).copy()
+        levels._runs = stored(arrays, "runs", np.float64, (n, 8)).copy()
+        prior, trust, total, count, said, of = levels.table.T
+        # A NaN is outside everywhere but in a prior, where it stands for the overall mean.
+        sound = (trust >= 1.0) & (count >= 0.0) & (of >= 0.0) & ~(np.abs(prior) > _FAR)
+        sound &= (np.abs(total) <= _FAR * (count + 1.0)) & (np.abs(said) <= _FAR * (of + 1.0))
+        require_stored(bool(sound.all()), "levels of impossible counts")
+        scale = levels.totals[1]
+        require_stored(bool(scale >= 1.0 and levels.totals[2] >= 0.0), "levels of no outcome")
+        require_stored(bool((levels._runs[:, [1, 5]] >= 0.0).all()), "runs of impossible length")
+        levels.onset = stored(arrays, "onset", np.int64, (n,), 0, seen).copy()
+        levels.turned = set(stored(arrays, "turned", np.int64, (None,), 0, n - 1).tolist())
         return levels
 
     def grow(self, n: int) -> None:

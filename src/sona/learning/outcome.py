@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from sona import _core
 from sona.learning.kmeans import SphericalKMeans
+from sona.learning.stored import UNIT, require_stored, stored
 from sona.types import FloatArray
 
 __all__ = ["OutcomeModel", "Points"]
@@ -88,6 +89,33 @@ class OutcomeModel:
             zip(self._starts, [*self._starts[1:], len(self._centroids)], strict=True)
         )
         self._both = np.concatenate([self._centroids, self._linear.T])
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: dict[str, NDArray[Any]], dim: int, most_routes: int
+    ) -> OutcomeModel:
+        """Make a model from what :meth:`arrays` returned.
+
+        Raises
+        ------
+        FormatError
+            If they contradict each other or could not have been saved.
+        """
+        level = stored(arrays, "level", np.float64, (None,), -1e6, 1e6)
+        n = len(level)
+        require_stored(n <= most_routes, "a model of unknown routes")
+        stored(arrays, "count", np.float64, (n,), 0.0)
+        stored(arrays, "noise", np.float64, (1,), 0.0, 1e6)
+        cells = len(stored(arrays, "centroids", np.float32, (None, dim), *UNIT))
+        stored(arrays, "linear", np.float32, (dim, n), -1e6, 1e6)
+        stored(arrays, "table", np.float32, (cells, n), -1e6, 1e6)
+        starts = stored(arrays, "starts", np.int64, (None,), 0, cells - 1).tolist()
+        require_stored(
+            starts[:1] == [0] and starts == sorted(set(starts)), f"clusterings at {starts}"
+        )
+        finest = starts[_STARTS] if len(starts) > _STARTS else cells
+        stored(arrays, "variance", np.float32, (finest, n), 0.0, 1e6)
+        return cls(arrays)
 
     @property
     def n_routes(self) -> int:

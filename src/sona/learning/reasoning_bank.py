@@ -21,6 +21,7 @@ from sona import _core, wire
 from sona.learning.cells import Cells
 from sona.learning.kmeans import SphericalKMeans
 from sona.learning.sketch import Sketch
+from sona.learning.stored import require_stored, stored
 from sona.types import FloatArray, LearnedPattern, RouteStats
 
 __all__ = ["BankChange", "Outcomes", "ReasoningBank"]
@@ -298,17 +299,31 @@ class ReasoningBank:
         """Return names of routes, in the order of the tables, for saving."""
         return {"live": self.cells.routes}
 
-    def restore(self, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
-        """Become what :meth:`arrays` and :meth:`facts` described."""
+    def restore(
+        self, arrays: dict[str, NDArray[Any]], facts: dict[str, Any], remembered: Outcomes
+    ) -> None:
+        """Become what :meth:`arrays` and :meth:`facts` described.
+
+        Raises
+        ------
+        FormatError
+            If they contradict each other, do not count what is `remembered`, or could not have
+            been saved.
+        """
         self._told.clear()
         self.cells = Cells.of(self.dim, wire.under(arrays, "live."), facts["live"])
-        self._labels = arrays["labels"].tolist()
-        ledger = arrays["ledger"].tolist()
+        n, rows = len(self), len(remembered.units)
+        self._labels = stored(arrays, "labels", np.int64, (rows,), -1, n - 1).tolist()
+        ledger = stored(arrays, "ledger", np.int64, (4, n), 0).tolist()
         self._ids, self._created, self._used, self._last_used = ledger
-        self._next_id = int(arrays["next_id"][0])
+        self._next_id = int(stored(arrays, "next_id", np.int64, (1,), 0)[0])
+        require_stored(len({*self._ids, self._next_id}) == n + 1, "two patterns of one id")
+        require_stored(self._next_id > max(self._ids, default=-1), "an id that comes again")
         # A bank that starts with more patterns than its own limit keeps room for them.
-        self.n_clusters = max(self.n_clusters, len(self))
-        self.selectivity = float(arrays["selectivity"][0])
+        self.n_clusters = max(self.n_clusters, n)
+        self.selectivity = float(stored(arrays, "selectivity", np.float64, (1,), 0.0, 1.0)[0])
+        residue = self._residue(remembered, np.arange(rows))
+        require_stored(residue.is_whole(), "outcomes that no pattern counts")
 
     def _count_elsewhere(
         self, why: int, unit: FloatArray, route: str | None, quality: float, accepted: bool

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sona import _core, wire
+from sona.checks import check_text
 from sona.errors import NonFiniteError, RangeError
 from sona.learning.buffer import TrajectoryBuffer
 from sona.learning.levels import SAID_FADE, Levels, Turn
@@ -39,6 +40,7 @@ from sona.learning.neighbours import (
 from sona.learning.outcome import PRIOR_OUTCOMES, OutcomeModel, Points
 from sona.learning.selectivity import Selectivity
 from sona.learning.sketch import Sketch
+from sona.learning.stored import require_stored, stored
 from sona.types import FloatArray
 
 __all__ = ["Choice", "Router"]
@@ -411,26 +413,35 @@ class Router:
         """Become what :meth:`arrays` and :meth:`facts` described.
 
         What was remembered comes on top of this router's own capacity if it does not fit.
+
+        Raises
+        ------
+        FormatError
+            If they contradict each other or could not have been saved.
         """
-        routes = [str(name) for name in facts["routes"]]
-        held = wire.under(arrays, "memory.")
-        rows = len(held["embeddings"])
-        capacity = self._buffer.capacity
+        routes = [check_text("routes", name) for name in facts["routes"]]
+        n = len(routes)
+        require_stored(len(set(routes)) == n, f"a route twice: {routes}")
         buffer = TrajectoryBuffer.from_arrays(
-            self.dim, capacity if rows <= capacity else capacity + rows, held
+            self.dim, self._buffer.capacity, wire.under(arrays, "memory.")
         )
+        require_stored(bool((buffer.columns("route") < n).all()), "a row of an unknown route")
         model = wire.under(arrays, "model.")
-        self._levels = Levels.from_arrays(wire.under(arrays, "levels."))
-        self._selectivity.state = arrays["selectivity"].copy()
-        self._contest = arrays["contest"].copy()
-        self._width = float(arrays["width"][0])
-        self._learned, self._next_look = arrays["progress"].tolist()
+        self._levels = Levels.from_arrays(wire.under(arrays, "levels."), n, buffer.seen)
+        self._selectivity.state = stored(arrays, "selectivity", np.float64, (2,)).copy()
+        require_stored(self._selectivity.state[1] > 0.0, "a selectivity of no rows")
+        self._contest = stored(arrays, "contest", np.float64, (3,), 1e-12).copy()
+        self._width = float(stored(arrays, "width", np.float64, (1,), min(WIDTHS), max(WIDTHS))[0])
+        progress = stored(arrays, "progress", np.int64, (2,), 0).tolist()
+        self._learned, self._next_look = progress
+        require_stored(self._learned <= buffer.seen, "a model of rows yet to come")
         self._waiting = []
-        self._model = OutcomeModel(model) if model else None
+        self._model = OutcomeModel.from_arrays(model, self.dim, n) if model else None
         self._buffer = buffer
         self._number = {name: number for number, name in enumerate(routes)}
         random: Any = self._rng.bit_generator.state
         state, increment = (int(number, 16) for number in facts["random"])
+        require_stored(min(state, increment) >= 0 and max(state, increment) < 1 << 128, "no draws")
         random["state"] = {"state": state, "inc": increment}
         self._rng.bit_generator.state = random
 
