@@ -39,7 +39,10 @@ def test_replay_leaves_a_state_that_decides(log, tmp_path, capsys):
     np.save(vectors, np.eye(DIM, dtype=np.float32)[:2])
     assert main(["route", str(state), str(vectors)]) == 0
     decisions = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [decision["route"] for decision in decisions] == ["a", "b"]
+    assert [(each["route"], each["tried"]) for each in decisions] == [("a", True), ("b", True)]
+    assert main(["route", str(state), str(vectors), "--routes", "new"]) == 0
+    decisions = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["route"], each["tried"]) for each in decisions] == [("new", False)] * 2
 
     assert main(["inspect", str(state)]) == 0
     out = capsys.readouterr().out

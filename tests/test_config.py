@@ -41,6 +41,13 @@ def test_a_value_without_meaning_is_refused_by_name(field, value):
         SonaConfig(**{field: value})
 
 
+def test_a_field_that_is_none_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"`foo` is not a field of SonaConfig; .*seed"):
+        SonaConfig(foo=1)
+    with pytest.raises(ConfigError, match="`foo`"):
+        SonaConfig.edge_deployment(foo=1)
+
+
 def test_the_error_is_also_a_value_error():
     with pytest.raises(ValueError, match="`hidden_dim`"):
         SonaConfig(hidden_dim=-3)

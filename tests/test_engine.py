@@ -297,11 +297,18 @@ def test_a_bad_quality_is_refused_and_changes_nothing(rng, quality):
     engine.end_trajectory(trajectory, 0.5)  # the builder is still open
 
 
+def test_what_is_no_config_is_refused():
+    with pytest.raises(DTypeError, match="`config` must be a SonaConfig; got dict"):
+        SonaEngine({})
+
+
 def test_bad_steps_are_refused_and_the_builder_stays_as_it_was(engine):
     trajectory = engine.begin_trajectory(np.ones(DIM))
     for step in (
         {"activations": np.ones(DIM + 1), "reward": 0.5},
         {"activations": np.ones(DIM), "reward": 1.5},
+        {"activations": [[1.0] * DIM, [1.0]], "reward": 0.5},
+        {"activations": None, "reward": 0.5},
         {"activations": np.ones(DIM), "reward": 0.5, "layer": 1.5},
         {"activations": np.ones((3, DIM)), "reward": 0.5, "attention_weights": [1.0]},
         {"activations": np.ones((2, DIM)), "reward": 0.5, "attention_weights": [0.0, 0.0]},

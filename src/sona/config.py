@@ -11,7 +11,18 @@ from sona.errors import ConfigError
 __all__ = ["SonaConfig"]
 
 
-class SonaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Named(msgspec.StructMeta):
+    """Refuses fields that are none with sona's own error."""
+
+    def __call__(self, *args: Any, **fields: Any) -> Any:
+        known = self.__struct_fields__
+        for name in fields:
+            if name not in known:
+                raise ConfigError(f"`{name}` is not a field of SonaConfig; fields: {sorted(known)}")
+        return super().__call__(*args, **fields)
+
+
+class SonaConfig(msgspec.Struct, metaclass=_Named, frozen=True, forbid_unknown_fields=True):
     """Settings of a :class:`~sona.SonaEngine`; immutable and checked when made.
 
     Parameters
@@ -94,10 +105,6 @@ class SonaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def replace(self, **overrides: Any) -> SonaConfig:
         """Return a checked copy with some fields changed."""
-        known = set(self.__struct_fields__)
-        for name in overrides:
-            if name not in known:
-                raise ConfigError(f"`{name}` is not a field of SonaConfig; fields: {sorted(known)}")
         fields = {name: getattr(self, name) for name in self.__struct_fields__}
         return SonaConfig(**{**fields, **overrides})
 

@@ -78,6 +78,8 @@ class SonaEngine:
     """
 
     def __init__(self, config: SonaConfig | None = None) -> None:
+        if config is not None and not isinstance(config, SonaConfig):
+            raise DTypeError(f"`config` must be a SonaConfig; got {type(config).__name__}")
         self._config = config = SonaConfig() if config is None else config
         self._dim = config.embedding_dim_
         self._adapts_queries = config.hidden_dim == config.embedding_dim_

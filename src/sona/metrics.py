@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from sona.engine import SonaEngine
-from sona.errors import MissingExtraError
+from sona.errors import DTypeError, MissingExtraError
 from sona.federated import EphemeralAgent, FederatedCoordinator
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _measure(subject: Subject) -> Iterator[_Measurement]:
         yield from _coordinator(subject)
         yield from _engine(subject.master_engine)
     else:
-        raise TypeError(
+        raise DTypeError(
             "`subject` must be a SonaEngine, an EphemeralAgent or a FederatedCoordinator;"
             f" got {type(subject).__name__}"
         )

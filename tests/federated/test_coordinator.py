@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sona import SonaConfig
-from sona.errors import RangeError, ShapeError, StoreError
+from sona.errors import DTypeError, RangeError, ShapeError, StoreError
 from sona.federated import (
     AgentExport,
     AgentExportStats,
@@ -154,6 +154,11 @@ def test_single_bad_rows_are_left_out_with_a_reason(coord):
     assert sum(result.reasons.values()) == 2
     assert any("not finite" in reason for reason in result.reasons)
     assert np.isfinite(coord.master_engine.apply_micro_lora(AXES)).all()
+
+
+def test_what_is_no_export_is_refused(coord):
+    with pytest.raises(DTypeError, match="`export` must be an AgentExport; got int"):
+        coord.aggregate(3)
 
 
 def test_another_dimension_is_refused_by_name(coord):

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sona.errors import ConfigError, NonFiniteError, NotFittedError, RangeError, ShapeError
+from sona.errors import (
+    ConfigError,
+    DTypeError,
+    NonFiniteError,
+    NotFittedError,
+    RangeError,
+    ShapeError,
+)
 from sona.learning import SphericalKMeans
 
 
@@ -193,9 +200,14 @@ def test_iterations_are_counted_and_limited() -> None:
 
 def test_refusals() -> None:
     points, _ = blobs(10, 2, 4, seed=0)
-    for wrong in [{"n_clusters": 0}, {"max_iter": -1}, {"tol": np.nan}, {"n_threads": 0}]:
+    for wrong in [{"n_clusters": 0}, {"max_iter": -1}, {"tol": -1.0}, {"n_threads": 0}]:
         with pytest.raises(RangeError, match=f"`{next(iter(wrong))}`"):
             SphericalKMeans(**{"n_clusters": 2, **wrong})  # type: ignore[arg-type]
+    for wrong in [{"n_clusters": 1.5}, {"n_clusters": True}, {"max_iter": "9"}, {"seed": None}]:
+        with pytest.raises(DTypeError, match=f"`{next(iter(wrong))}`"):
+            SphericalKMeans(**{"n_clusters": 2, **wrong})  # type: ignore[arg-type]
+    with pytest.raises(DTypeError, match="`sample_weight`"):
+        SphericalKMeans(2).fit(points, sample_weight=["heavy"] * 10)
     with pytest.raises(ConfigError, match="`init`"):
         SphericalKMeans(2, init="farthest")
     with pytest.raises(NotFittedError):

@@ -38,6 +38,14 @@ def test_micro_rank_is_one_or_two(rank: int) -> None:
         MicroLoRA(8, rank)
 
 
+@pytest.mark.parametrize("kind", [MicroLoRA, BaseLoRA])
+@pytest.mark.parametrize("name", ["dim", "rank", "seed"])
+@pytest.mark.parametrize("wrong", [True, 1.5, "1", None])
+def test_arguments_of_another_type_are_refused_by_name(kind, name: str, wrong: object) -> None:
+    with pytest.raises(DTypeError, match=f"`{name}`"):
+        kind(**{"dim": 8, "rank": 2, "seed": 0, name: wrong})
+
+
 def test_one_outcome_teaches(units) -> None:
     C, one_hot = units(4, 16, seed=1), np.eye(4, dtype=np.float32)
     x = unit(C[:1] + C[1:2])[0][0]

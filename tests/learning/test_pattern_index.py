@@ -145,6 +145,18 @@ def test_refusals_change_nothing(rng: np.random.Generator) -> None:
         index.remove([0.5])
     with pytest.raises(ShapeError, match="`vectors` must have 2 rows; got 1"):
         index.replace(ids[:2], np.ones(3))
+    for ragged in ([[1, 2, 3], [4, 5]], [[1, 2, 3], 4, 5]):
+        with pytest.raises(ShapeError, match="`vectors`"):
+            index.add(ragged)
+        with pytest.raises(ShapeError, match="`query`"):
+            index.search(ragged)
+        with pytest.raises(ShapeError, match="`ids`"):
+            index.remove(ragged)
+    for wrong in (True, 1.5, "3", None):
+        with pytest.raises(DTypeError, match="`k`"):
+            index.search(np.ones(3), k=wrong)  # type: ignore[arg-type]
+        with pytest.raises(DTypeError, match="`dim`"):
+            PatternIndex(wrong)  # type: ignore[arg-type]
     with pytest.raises(RangeError, match="`k`"):
         index.search(np.ones(3), k=0)
     with pytest.raises(RangeError, match="`n_threads`"):

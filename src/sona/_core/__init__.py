@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from sona._core.arrays import FloatArray, aligned_zeros
+from sona._core.arrays import FloatArray, aligned_zeros, dimensions
 from sona.errors import ConfigError, RangeError
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "capability",
     "count_outcome",
     "decision_step",
+    "dimensions",
     "encode_rows",
     "expectations",
     "expected_values",

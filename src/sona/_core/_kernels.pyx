@@ -360,6 +360,7 @@ cdef size_t _exchange_of(kind) except? 0:
 @cython.binding(True)
 def adapt_tensor(x, adapters):
     cdef LowRankAdapter adapter
+    cdef tuple chain = adapters
     cdef TensorView source
     cdef OwnedTensor* made = NULL
     cdef void* taken = NULL
@@ -371,13 +372,13 @@ def adapt_tensor(x, adapters):
     cdef const Exchange* exchange
     known = _exchanges.get(type(x))
     exchange = <const Exchange*>(_exchange_of(type(x)) if known is None else <size_t>known)
-    if exchange == NULL or not adapters or getattr(x, "requires_grad", False):
+    if exchange == NULL or not chain or getattr(x, "requires_grad", False):
         return None
     try:
         exchange.look(<void*>x, &source)
     except (BufferError, RuntimeError, NotImplementedError):
         return None  # sparse, or with numbers that are not as they lie in memory
-    adapter = adapters[0]
+    adapter = chain[0]
     format = takes(source, adapter.dim, &n)
     if format < 0:
         return None
@@ -389,8 +390,8 @@ def adapt_tensor(x, adapters):
     out = <object><PyObject*>taken
     Py_DECREF(out)  # the cast took a reference of its own
     rows = <const char*>source.data + source.byte_offset
-    for adapter in adapters:
-        if adapter.dim != (<LowRankAdapter>adapters[0]).dim:
+    for adapter in chain:
+        if adapter.dim != (<LowRankAdapter>chain[0]).dim:
             raise ShapeError(f"`adapters` must be of one dim; got {adapter.dim}")
         thread = release_gil(<double>n * adapter.dim * adapter.rank)
         if format == 0:

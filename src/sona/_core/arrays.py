@@ -79,6 +79,17 @@ def as_matrix(x: Any, dim: int | None, name: str) -> FloatArray:
     return _finite(array, name)
 
 
+def dimensions(x: Any, name: str) -> int:
+    """Return how many dimensions an array_like has.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+        If it is a sequence that makes no array of numbers.
+    """
+    return x.ndim if isinstance(x, np.ndarray) else _from_sequence(x, name).ndim
+
+
 def aligned_zeros(shape: tuple[int, ...]) -> FloatArray:
     """Return float32 zeros that start on a cache line.
 

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <atomic>
+
 namespace sona {
 
 struct TensorView {
@@ -58,20 +60,45 @@ static inline int takes(const TensorView &t, ptrdiff_t dim, ptrdiff_t *rows) {
     return -1;
 }
 
-// A dense tensor of the same kind, to be given away. Header, shape, strides and numbers are one
-// block of memory, which costs less than the library's own allocation followed by an exchange.
-// NULL where there is no memory.
+// Header, shape, strides and numbers in one piece of memory.
+struct Block {
+    OwnedTensor tensor;  // first, so that a pointer to it is one to the block
+    size_t bytes;
+};
+
+// The block that was given back last waits for the next tensor: what passes through a hook has one
+// size, and to the allocator it is large: a tenth of the whole call. Any thread may give one back.
+inline std::atomic<Block *> spare{nullptr};
+
+static inline Block *take_block(size_t bytes) {
+    Block *block = spare.exchange(nullptr, std::memory_order_acquire);
+    if (block && block->bytes >= bytes && block->bytes / 2 <= bytes) return block;
+    free(block);
+    block = (Block *)malloc(bytes);
+    if (block) block->bytes = bytes;
+    return block;
+}
+
+static inline void give_back(OwnedTensor *tensor) {
+    const size_t most = 1 << 20;  // kept for good, so never more than that
+    Block *block = (Block *)tensor;
+    if (block->bytes <= most) block = spare.exchange(block, std::memory_order_acq_rel);
+    free(block);
+}
+
+// A dense tensor of the same kind, to be given away; costs less than the library's own allocation
+// followed by an exchange. NULL where there is no memory.
 static inline OwnedTensor *owned_like(const TensorView &t, size_t numbers) {
     const size_t line = 64;
-    const size_t head = sizeof(OwnedTensor) + 2 * sizeof(int64_t) * (size_t)t.ndim;
-    char *block = (char *)malloc(head + line + numbers * t.bits / 8);
+    const size_t head = sizeof(Block) + 2 * sizeof(int64_t) * (size_t)t.ndim;
+    char *block = (char *)take_block(head + line + numbers * t.bits / 8);
     if (!block) return NULL;
     OwnedTensor *made = (OwnedTensor *)block;
     memset(made, 0, sizeof(OwnedTensor));
     made->major = 1;
-    made->release = [](OwnedTensor *self) { free(self); };
+    made->release = give_back;
     made->view = t;
-    made->view.shape = (int64_t *)(block + sizeof(OwnedTensor));
+    made->view.shape = (int64_t *)(block + sizeof(Block));
     made->view.strides = made->view.shape + t.ndim;
     memcpy(made->view.shape, t.shape, sizeof(int64_t) * (size_t)t.ndim);
     int64_t dense = 1;

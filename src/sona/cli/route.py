@@ -28,10 +28,13 @@ def run(args: argparse.Namespace) -> int:
         vectors = np.load(args.vector, allow_pickle=False)
     except ValueError as error:
         raise FormatError(f"`vector`: {args.vector!r} is not a .npy file: {error}") from None
+    tried = engine.stats().routes
     for vector in np.atleast_2d(vectors):
         decision = engine.route(vector, args.routes)
         line = {
             "route": decision.route,
+            # A candidate of which nothing is known may be the best guess, and is one.
+            "tried": decision.route in tried,
             "expected": {route: round(q, 4) for route, q in decision.expected.items()},
             "uncertainty": {route: round(u, 4) for route, u in decision.uncertainty.items()},
             "patterns": [pattern.id for pattern in decision.patterns],

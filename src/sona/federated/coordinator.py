@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sona.checks import check_count, check_quality, check_text
 from sona.config import SonaConfig
 from sona.engine import SonaEngine
-from sona.errors import RangeError, StoreError
+from sona.errors import DTypeError, RangeError, StoreError
 from sona.federated import trust
 from sona.federated.export import AgentExport
 from sona.federated.learner import Learner
@@ -203,7 +203,7 @@ class FederatedCoordinator:
         something else counts at once and is learned by the next consolidation.
         """
         if not isinstance(export, AgentExport):
-            raise TypeError(f"`export` must be an AgentExport; got {type(export).__name__}")
+            raise DTypeError(f"`export` must be an AgentExport; got {type(export).__name__}")
         if self._learner.roster.strikes(export.agent_id) >= trust.MAX_STRIKES:
             reason = f"agent has {trust.MAX_STRIKES} strikes"
             self._refuse(export, reason, strike=False)

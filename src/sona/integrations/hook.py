@@ -64,7 +64,12 @@ class Hook:
         # What the kernels may apply at once: nothing while there is something else to do first.
         self._armed: tuple[LowRankAdapter, ...] = ()
 
-    def __call__(self, module: torch.nn.Module, args: object, output: Any) -> Any:
+    def adapt(self, module: torch.nn.Module, args: object, output: Any) -> Any:
+        """Return what goes on in place of a module's output.
+
+        The method is registered, not the object: torch calls it without a detour over
+        ``__call__``, which costs as much as an empty hook.
+        """
         try:
             adapted = adapt_tensor(output, self._armed)
             return self._whatever_comes(output) if adapted is None else adapted

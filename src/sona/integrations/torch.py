@@ -90,7 +90,8 @@ def attach(
         raise ConfigError("`model` is compiled and would ignore hooks; attach before torch.compile")
     modules = {name: _module(model, name) for name in layers}
     for name, module in modules.items():
-        if any(isinstance(hook, Hook) for hook in module._forward_hooks.values()):
+        hooks = module._forward_hooks.values()
+        if any(isinstance(getattr(hook, "__self__", None), Hook) for hook in hooks):
             raise ConfigError(f"`layers`: {name!r} has a session already; detach it first")
     return Session(engine, modules, micro)
 
@@ -114,7 +115,8 @@ class Session:
         self._engine = engine
         self._hooks = {name: Hook(engine, name, micro) for name in modules}
         self._handles = [
-            module.register_forward_hook(self._hooks[name]) for name, module in modules.items()
+            module.register_forward_hook(self._hooks[name].adapt)
+            for name, module in modules.items()
         ]
 
     def __enter__(self) -> Session:

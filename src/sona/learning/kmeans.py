@@ -19,7 +19,15 @@ import numpy.typing as npt
 
 from sona import _core
 from sona._core import FloatArray
-from sona.errors import ConfigError, NonFiniteError, NotFittedError, RangeError, ShapeError
+from sona.checks import check_count, check_number
+from sona.errors import (
+    ConfigError,
+    DTypeError,
+    NonFiniteError,
+    NotFittedError,
+    RangeError,
+    ShapeError,
+)
 from sona.learning.seeding import choose_seeds
 
 __all__ = ["SphericalKMeans"]
@@ -105,22 +113,14 @@ class SphericalKMeans:
         seed: int = 0,
         n_threads: int = 1,
     ) -> None:
-        if n_clusters < 1:
-            raise RangeError(f"`n_clusters` must be at least 1; got {n_clusters}")
-        if max_iter < 0:
-            raise RangeError(f"`max_iter` must not be negative; got {max_iter}")
-        if not 0.0 <= tol < np.inf:
-            raise RangeError(f"`tol` must be finite and not negative; got {tol}")
-        if n_threads < 1:
-            raise RangeError(f"`n_threads` must be at least 1; got {n_threads}")
         if isinstance(init, str) and init != "k-means++":
             raise ConfigError(f"`init` must be 'k-means++' or an array; got {init!r}")
-        self.n_clusters = n_clusters
+        self.n_clusters = check_count("n_clusters", n_clusters)
         self.init = init
-        self.max_iter = max_iter
-        self.tol = tol
-        self.seed = seed
-        self.n_threads = n_threads
+        self.max_iter = check_count("max_iter", max_iter, 0)
+        self.tol = check_number("tol", tol, 0.0, 1e12)
+        self.seed = check_count("seed", seed, 0)
+        self.n_threads = check_count("n_threads", n_threads)
 
     def fit(self, X: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> SphericalKMeans:
         """Find the clusters of the rows of `X`; returns `self`.
@@ -363,7 +363,10 @@ def _growth(
 
 
 def _as_weights(sample_weight: npt.ArrayLike, n: int) -> npt.NDArray[np.float64]:
-    weights = np.ascontiguousarray(sample_weight, dtype=np.float64)
+    try:
+        weights = np.ascontiguousarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DTypeError(f"`sample_weight` must be an array of numbers: {error}") from None
     if weights.shape != (n,):
         raise ShapeError(f"`sample_weight` must have shape ({n},); got {weights.shape}")
     if not np.isfinite(weights).all():

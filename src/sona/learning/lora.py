@@ -18,6 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from sona import _core
+from sona.checks import check_count
 from sona.errors import RangeError, ShapeError
 from sona.types import ArrayLike, FloatArray
 
@@ -79,10 +80,10 @@ class MicroLoRA(_core.LowRankAdapter):
     """
 
     def __init__(self, dim: int, rank: int = 2, seed: int = 0) -> None:
-        if rank not in (1, 2):
+        if check_count("rank", rank, 0) not in (1, 2):
             raise RangeError(f"`rank` must be 1 or 2; got {rank}")
-        super().__init__(dim, rank)
-        self.lora_A = random_factors(dim, rank, seed)[0]
+        super().__init__(check_count("dim", dim), rank)
+        self.lora_A = random_factors(dim, rank, check_count("seed", seed, 0))[0]
         self._indices, self._similarities = np.empty(0, np.int64), np.empty(0, np.float32)
 
     def learn(
@@ -174,8 +175,8 @@ class BaseLoRA(_core.LowRankAdapter):
     """
 
     def __init__(self, dim: int, rank: int = 8, seed: int = 0) -> None:
-        super().__init__(dim, rank)
-        self.lora_A = random_factors(dim, rank, seed)[0]
+        super().__init__(check_count("dim", dim), check_count("rank", rank))
+        self.lora_A = random_factors(dim, rank, check_count("seed", seed, 0))[0]
 
     def become(self, lora_A: ArrayLike, lora_B: ArrayLike, scaling: float) -> None:
         """Take the effect of a given adapter of at most this rank.

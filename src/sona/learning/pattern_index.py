@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from sona import _core
 from sona._core import FloatArray
+from sona.checks import check_count
 from sona.errors import DTypeError, RangeError, ShapeError
 
 __all__ = ["PatternIndex"]
@@ -45,9 +46,7 @@ class PatternIndex:
     """
 
     def __init__(self, dim: int) -> None:
-        if dim < 1:
-            raise RangeError(f"`dim` must be at least 1; got {dim}")
-        self._dim = dim
+        self._dim = dim = check_count("dim", dim)
         self._n = 0
         self._rows = _core.aligned_zeros((_FIRST_CAPACITY, dim))
         self._codes = _core.RowCodes(_FIRST_CAPACITY, dim)
@@ -183,8 +182,7 @@ class PatternIndex:
         ------
         ShapeError, DTypeError, NonFiniteError, RangeError
         """
-        if k < 1:
-            raise RangeError(f"`k` must be at least 1; got {k}")
+        k, n_threads = check_count("k", k), check_count("n_threads", n_threads)
         queries = self._unit(query, "query")
         if self._n == 0:
             shape = (*queries.shape[:-1], 0)
@@ -229,20 +227,23 @@ class PatternIndex:
 
         Normalising twice would round twice: an index filled from a saved one must equal it.
         """
-        given = np.atleast_2d(np.asarray(vectors))
         unit = np.atleast_2d(self._unit(vectors, "vectors"))
+        given = np.atleast_2d(np.asarray(vectors))
         settled = (np.abs(unit - given) <= _ROUNDING).all(axis=1)
         if settled.any():
             unit = np.where(settled[:, None], given, unit).astype(np.float32)
         return unit
 
     def _unit(self, x: npt.ArrayLike, name: str) -> FloatArray:
-        if (x.ndim if isinstance(x, np.ndarray) else np.ndim(x)) == 1:
+        if _core.dimensions(x, name) == 1:
             return _core.unit_rows(_core.as_vector(x, self._dim, name))
         return _core.unit_rows(_core.as_matrix(x, self._dim, name))
 
     def _find(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        wanted = np.atleast_1d(np.asarray(ids))
+        try:
+            wanted = np.atleast_1d(np.asarray(ids))
+        except ValueError as error:
+            raise ShapeError(f"`ids` must have shape (n,): {error}") from None
         if wanted.size == 0:
             return np.empty(0, dtype=np.int64)
         if wanted.dtype.kind not in "iu":

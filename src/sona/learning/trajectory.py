@@ -127,8 +127,7 @@ def pooled(activations: ArrayLike, weights: ArrayLike | None, dim: int) -> Float
     ShapeError, DTypeError, NonFiniteError, RangeError
         As :meth:`TrajectoryBuilder.add_step`.
     """
-    n = activations.ndim if isinstance(activations, np.ndarray) else np.ndim(activations)
-    if n == 2:
+    if _core.dimensions(activations, "activations") == 2:
         states = _core.as_matrix(activations, dim, "activations")
         if not len(states):
             raise ShapeError("`activations` must hold at least one token; got shape (0, ...)")
