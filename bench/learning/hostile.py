@@ -5,6 +5,9 @@ python bench/learning/hostile.py --data FOLDER
 q0: quality when cost is free. MMLU has two routes and APGR; ZeroEval eleven and the area under
 the concave hull of quality over cost, up to the cost of the best single route. Adapters are off:
 they do not take part in a routing decision.
+
+"absent": the hostile agents send nothing. That is what a defence that knew who is hostile would
+reach: with them go their requests, and where outcomes are few that alone moves the figures.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from sona.federated import AgentExport, FederatedCoordinator
 from sona.federated.table import TrajectoryTable
 
 REPLAYS = 20
-ATTACKS = ("clean", "inverted", "promotes the worst", "inverted, 20 replays", "malformed")
+ATTACKS = ("clean", "absent", "inverted", "promotes the worst", "inverted, 20 replays", "malformed")
 
 
 def exports(
@@ -35,6 +38,8 @@ def exports(
         mine = np.flatnonzero(agent == a)
         x, route, quality = log.x[mine], log.route[mine], log.quality[mine].copy()
         hostile = a in bad
+        if hostile and attack == "absent":
+            continue
         if hostile and attack.startswith("inverted"):
             quality = 1.0 - quality
         if hostile and attack == "promotes the worst":
@@ -94,7 +99,7 @@ def area(expected: np.ndarray, test: Table, train: Table) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="at least 2")
     parser.add_argument("--first", type=int, default=0, help="number of the first seed")
     parser.add_argument("--share", type=float, default=0.2, help="share of hostile agents")
     parser.add_argument("--set", choices=["mmlu", "zeroeval"], default="mmlu")
@@ -128,13 +133,23 @@ def main() -> None:
             print(f"seed {seed} {attack:22s}", *(f"{v:.4f}" for v in figures[attack][-1]))
     name = "APGR" if len(routes) == 2 else "area"
     print(f"\n{args.share:.0%} hostile, {args.set}, mean of {args.seeds} seeds")
-    clean = np.mean(figures["clean"], axis=0) if "clean" in figures else np.full(4, np.nan)
     for attack, rows in figures.items():
         q0, last, caught, lost = np.mean(rows, axis=0)
+        beside = "".join(
+            f"  {_difference(rows, figures[other])} against {other}"
+            for other in ("clean", "absent")
+            if other in figures and other != attack
+        )
         print(
-            f"{attack:22s} q0 {q0:.4f}  {name} {last:.4f} ({last - clean[1]:+.4f} against clean)"
+            f"{attack:22s} q0 {q0:.4f}  {name} {last:.4f}{beside}"
             f"  hostile caught {caught:.2f}  honest dropped {lost:.3f}"
         )
+
+
+def _difference(rows: list[tuple[float, ...]], other: list[tuple[float, ...]]) -> str:
+    """Mean difference of APGR or area, seed by seed, and its standard error."""
+    apart = np.array(rows)[:, 1] - np.array(other)[:, 1]
+    return f"{apart.mean():+.4f} (se {apart.std(ddof=1) / len(apart) ** 0.5:.4f})"
 
 
 if __name__ == "__main__":

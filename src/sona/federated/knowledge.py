@@ -7,6 +7,7 @@ one time in canonical order, so the order of arrival does not matter. Between tw
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
@@ -19,10 +20,12 @@ from numpy.typing import NDArray
 from sona import wire
 from sona.config import SonaConfig
 from sona.engine import SonaEngine
+from sona.federated.evidence import Evidence, Places, Sample
 from sona.federated.export import AgentExport
 from sona.federated.merge import Session
 from sona.federated.records import Standing
-from sona.federated.reputation import Evidence, Places, Sample, Verdict, judge
+from sona.federated.reputation import Verdict, judge
+from sona.federated.trust import MAX_ROUTES
 from sona.learning.sketch import Sketch
 from sona.types import FloatArray, LearnResult, Trajectory
 
@@ -73,6 +76,7 @@ class _Facts(msgspec.Struct):
     known: list[tuple[str, int, int, str]]
     backing: dict[str, dict[str, int]]
     standings: dict[str, Standing]
+    routes: dict[str, list[str]] = {}
 
 
 class Knowledge:
@@ -85,6 +89,10 @@ class Knowledge:
         Last change of the store that it knows.
     standings : dict of str to Standing
         How the last consolidation judged the agents.
+
+    Notes
+    -----
+    One thread lets it take exports; meanwhile others may decide with it and ask who backs what.
     """
 
     def __init__(self, config: SonaConfig) -> None:
@@ -92,15 +100,19 @@ class Knowledge:
         self.sequence = 0
         self.standings: dict[str, Standing] = {}
         self._known: dict[Session, _Known] = {}
+        self._routes: dict[str, set[str]] = {}
         self._backing: dict[int, dict[str, int]] = {}
+        self._lock = threading.Lock()  # of the line above
 
     def backing(self, pattern: int) -> dict[str, int]:
         """Agents that back a pattern, and with how many accepted outcomes."""
-        return dict(self._backing.get(pattern, {}))
+        with self._lock:
+            return dict(self._backing.get(pattern, {}))
 
     def backed(self, min_agents: int) -> frozenset[int]:
         """Patterns that at least `min_agents` agents back."""
-        return frozenset(p for p, agents in self._backing.items() if len(agents) >= min_agents)
+        with self._lock:
+            return frozenset(p for p, agents in self._backing.items() if len(agents) >= min_agents)
 
     def take(self, export: AgentExport, valid: NDArray[np.bool_]) -> bool:
         """Learn from an export that has just arrived.
@@ -108,12 +120,15 @@ class Knowledge:
         Returns
         -------
         bool
-            False where it has to wait for the next consolidation: because its agent was dropped,
-            or because it rewrites what an earlier export of its session said, which cannot be
-            taken back singly. One that only adds rows teaches those rows.
+            False where it has to wait for the next consolidation: because its agent was dropped
+            or names more routes than one agent may, or because it rewrites what an earlier export
+            of its session said, which cannot be taken back singly. One that only adds rows
+            teaches those rows.
         """
         standing = self.standings.get(export.agent_id)
         if standing is not None and standing.dropped:
+            return False
+        if len(self._routes.get(export.agent_id, set()) | _named(export)) > MAX_ROUTES:
             return False
         known = self._known.get(export.session)
         fresh = valid.copy()
@@ -133,6 +148,7 @@ class Knowledge:
         whole = export.export_id if export.sketch is not None else None
         prefix = whole or export.trajectories.digest(export.rows)
         self._known[export.session] = _Known(export.rows, prefix)
+        self._routes.setdefault(export.agent_id, set()).update(_named(export))
 
     def replay(self, chunks: Iterable[Reading]) -> None:
         """Let the engine learn rows, in the order given."""
@@ -159,10 +175,11 @@ class Knowledge:
         if not len(places):
             return
         ids = self.engine.pattern_ids(places)
-        for pattern in np.unique(ids).tolist():
-            agents = self._backing.setdefault(pattern, {})
-            count = int(times[ids == pattern].sum())
-            agents[export.agent_id] = agents.get(export.agent_id, 0) + count
+        counts = {int(p): int(times[ids == p].sum()) for p in np.unique(ids)}
+        with self._lock:
+            for pattern, count in counts.items():
+                agents = self._backing.setdefault(pattern, {})
+                agents[export.agent_id] = agents.get(export.agent_id, 0) + count
 
     def to_bytes(self) -> tuple[bytes, bytes]:
         """Return the facts and the engine, each as one message."""
@@ -171,6 +188,7 @@ class Knowledge:
             [(*session, *known) for session, known in sorted(self._known.items())],
             {str(pattern): agents for pattern, agents in self._backing.items()},
             self.standings,
+            {agent: sorted(named) for agent, named in sorted(self._routes.items())},
         )
         return wire.pack(_KIND, _VERSION, facts, {}), self.engine.to_bytes()
 
@@ -192,6 +210,7 @@ class Knowledge:
         knowledge._known = {
             (agent, start): _Known(rows, prefix) for agent, start, rows, prefix in header.known
         }
+        knowledge._routes = {agent: set(named) for agent, named in header.routes.items()}
         knowledge._backing = {int(pattern): agents for pattern, agents in header.backing.items()}
         return knowledge
 
@@ -250,13 +269,13 @@ def _verdict(
     sample = Sample(config.embedding_dim_)
     for found in filter(None, map(read, sessions)):
         sample.add(found[0].agent_id, found[0].export_id, Places.of(*found))
-    cells = sample.cells(config.seed)
-    if cells is None:
-        return Verdict({}, {})
-    evidence = Evidence(cells)
-    for found in filter(None, map(read, sessions)):
-        evidence.add(found[0].agent_id, Places.of(*found))
-    return judge(evidence)
+    verbose, cells = sample.verbose, sample.cells(config.seed)
+    evidence = None if cells is None else Evidence(cells)
+    if evidence is not None:
+        for found in filter(None, map(read, sessions)):
+            if found[0].agent_id not in verbose:
+                evidence.add(found[0].agent_id, Places.of(*found))
+    return judge(evidence, verbose)
 
 
 def _in_time(
@@ -284,6 +303,12 @@ def _in_time(
         yield reading._replace(rows=reading.rows[at:end], times=reading.times[at:end])
         if end < len(reading.rows):
             heappush(heap, (int(reading.times[end]), number, end, reading))
+
+
+def _named(export: AgentExport) -> set[str]:
+    """Routes that an export speaks of."""
+    routes = export.trajectories.routes if export.sketch is None else export.sketch.routes
+    return {route for route in routes if route is not None}
 
 
 def _places(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from sona.types import Record
 
 __all__ = [
@@ -191,9 +193,11 @@ class Standing(Record, frozen=True, eq=False):
     error : float
         How far beyond chance its outcomes are from what others saw, in robust deviations.
     bias : float
-        Its largest bias on one route, in robust deviations.
+        Its largest bias, on one route or over all, in robust deviations.
     dropped : bool
         Whether the last consolidation left it out.
+    opposed : float
+        Log odds that it says the opposite of what it saw; negative where it agrees.
     """
 
     strikes: int = 0
@@ -201,10 +205,11 @@ class Standing(Record, frozen=True, eq=False):
     error: float = 0.0
     bias: float = 0.0
     dropped: bool = False
+    opposed: float = 0.0
 
     def with_strikes(self, strikes: int) -> Standing:
         """Return the standing with other strikes."""
-        return Standing(strikes, self.judged, self.error, self.bias, self.dropped)
+        return msgspec.structs.replace(self, strikes=strikes)
 
 
 class Summary(Record, frozen=True, eq=False):

@@ -15,12 +15,15 @@ from sona.errors import RangeError, ShapeError
 from sona.federated.export import AgentExport
 from sona.federated.records import Summary
 
-__all__ = ["MAX_STRIKES", "outcomes", "screen", "summarise"]
+__all__ = ["MAX_ROUTES", "MAX_STRIKES", "outcomes", "screen", "summarise"]
 
 #: A longer embedding is no embedding: encoders give lengths from 1 to some hundreds.
 MAX_NORM = 1e6
 #: A session has fewer outcomes: what a sketch claims beyond would outweigh a whole fleet.
 MAX_OUTCOMES = 1_000_000
+#: Route names of one agent: in an export it is refused for more, over all its sessions it is left
+#: out. Every name costs every coordinator and every agent that starts warm memory and time.
+MAX_ROUTES = 256
 #: Exports refused whole before everything from the agent is.
 MAX_STRIKES = 3
 _STEPS = 100
@@ -49,11 +52,16 @@ def screen(export: AgentExport, dim: int) -> tuple[NDArray[np.bool_], Counter[st
         If the embeddings have another dimension.
     RangeError
         If more than half of the rows are malformed: then nothing in the export is credible. A
-        compact export is credible as a whole or not at all.
+        compact export is credible as a whole or not at all. Or if it names more than 256 routes.
     """
     if export.rows and export.dim != dim:
         raise ShapeError(
             f"`export.trajectories` must have embeddings of shape ({dim},); got ({export.dim},)"
+        )
+    named = set(export.trajectories.routes if export.sketch is None else export.sketch.routes)
+    if len(named - {None}) > MAX_ROUTES:
+        raise RangeError(
+            f"`export.trajectories` must name at most {MAX_ROUTES} routes; got {len(named)}"
         )
     faults = _faults(export)
     valid = np.ones(len(next(iter(faults.values()))), np.bool_)

@@ -15,6 +15,7 @@ No outcome is held out and no data set has settings of its own.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ _POINTS_PER_CELL = 4
 _VIEW_POINTS = 4_000
 _RATIOS = (0.005, 0.015, 0.05, 0.15, 0.5, 2.0)
 _EVIDENCE_ROUTES = 4
+_PART = 4_096
 #: Share of the prior variance that is linear in the embedding; the rest is the cells'.
 _LINEAR = 0.7
 
@@ -143,10 +145,12 @@ class OutcomeModel:
 
     def expect_many(self, embeddings: FloatArray) -> NDArray[np.float64]:
         """Return means of shape (n, n_routes) for a batch."""
-        products = embeddings @ self._both.T
-        mean: NDArray[np.float64] = self.level + products[:, len(self._centroids) :]
-        for start, end in self._spans:
-            mean += self._table[start + products[:, start:end].argmax(axis=1)]
+        mean = np.empty((len(embeddings), self.n_routes))
+        for part in _parts(len(embeddings)):
+            products = embeddings[part] @ self._both.T
+            mean[part] = self.level + products[:, len(self._centroids) :]
+            for start, end in self._spans:
+                mean[part] += self._table[start + products[:, start:end].argmax(axis=1)]
         return mean
 
     @classmethod
@@ -165,7 +169,8 @@ class OutcomeModel:
         Notes
         -----
         Costs one factorisation of the smaller of (features, rows) per route, and a handful more
-        for the evidence: about a second per 10,000 rows of 384 dimensions.
+        for the evidence: about a second per 10,000 rows of 384 dimensions. Features are written
+        out for some thousand rows at a time: all of them are four times the embeddings.
 
         References
         ----------
@@ -179,26 +184,28 @@ class OutcomeModel:
         level = (total + PRIOR_OUTCOMES * overall) / (count + PRIOR_OUTCOMES)
 
         centroids, starts = _views(points, n_clusters, seed)
-        features = _features(points.embeddings, centroids, starts)
+        features = _Features(points.embeddings, centroids, starts)
         residual = quality - level[route]
         noise = max(float(weight @ residual**2 / weight.sum()), 1e-4)
 
-        common = _Ridge(features, residual, weight)
+        common = _Ridge(features, np.arange(len(route)), residual, weight)
         shared = common.weights(_best_ratio([common], noise))
-        residual = residual - features @ shared
+        del common
+        residual = residual - features.product(shared)
         # Rows stand for means of `weight` outcomes; their scatter shows the noise all the same.
-        ridges = [
-            _Ridge(features[mine], residual[mine], weight[mine])
-            for mine in (route == r for r in range(n_routes))
-        ]
-        largest = np.argsort(-count, kind="stable")[:_EVIDENCE_ROUTES]
-        ratio = _best_ratio([ridges[r] for r in largest], noise)
+
+        def ridge(r: int) -> _Ridge:
+            return _Ridge(features, np.flatnonzero(route == r), residual, weight)
+
+        largest = np.argsort(-count, kind="stable")[:_EVIDENCE_ROUTES].tolist()
+        ridges = {r: ridge(r) for r in largest}
+        ratio = _best_ratio(list(ridges.values()), noise)
         finest = starts[_STARTS] if len(starts) > _STARTS else len(centroids)
-        at_centroids = _features(centroids[:finest], centroids, starts)
-        weights = np.empty((features.shape[1], n_routes), np.float32)
+        at_centroids = _Features(centroids[:finest], centroids, starts).rows(np.arange(finest))
+        weights = np.empty((features.width, n_routes), np.float32)
         variance = np.empty((finest, n_routes), np.float32)
-        for r, ridge in enumerate(ridges):
-            own, variance[:, r] = ridge.posterior(ratio, at_centroids)
+        for r in range(n_routes):
+            own, variance[:, r] = (ridges.pop(r, None) or ridge(r)).posterior(ratio, at_centroids)
             weights[:, r] = shared + own
         dim = points.embeddings.shape[1]
         spread = np.sqrt((1.0 - _LINEAR) / len(starts))
@@ -224,14 +231,28 @@ class _Ridge:
     """
 
     def __init__(
-        self, features: FloatArray, target: NDArray[np.float64], weight: NDArray[np.float64]
+        self,
+        features: _Features,
+        mine: NDArray[np.int64],
+        target: NDArray[np.float64],
+        weight: NDArray[np.float64],
     ) -> None:
-        root = np.sqrt(weight).astype(np.float32)
-        self.rows = features * root[:, None]
-        self.target = (target * root).astype(np.float32)
-        self.primal = self.rows.shape[0] >= self.rows.shape[1]
-        self.gram = self.rows.T @ self.rows if self.primal else self.rows @ self.rows.T
-        self.product = self.rows.T @ self.target
+        root = np.sqrt(weight[mine]).astype(np.float32)
+        self.n = len(mine)
+        self.width = features.width
+        self.primal = self.n >= self.width
+        self.target = (target[mine] * root).astype(np.float32)
+        self.product = np.zeros(self.width, np.float32)
+        if self.primal:
+            self.gram = np.zeros((self.width, self.width), np.float32)
+            for part in _parts(self.n):
+                rows = features.rows(mine[part]) * root[part, None]
+                self.gram += rows.T @ rows
+                self.product += rows.T @ self.target[part]
+        else:
+            self.rows = features.rows(mine) * root[:, None]
+            self.gram = self.rows @ self.rows.T
+            self.product = self.rows.T @ self.target
 
     def _system(self, ratio: float) -> FloatArray:
         system: FloatArray = np.float32(ratio) * self.gram
@@ -240,7 +261,7 @@ class _Ridge:
 
     def log_evidence(self, ratio: float, noise: float) -> float:
         """Log marginal likelihood, up to what does not depend on the ratio."""
-        if not len(self.rows):
+        if not self.n:
             return 0.0
         factor = np.linalg.cholesky(self._system(ratio))
         right = self.product if self.primal else self.target
@@ -251,8 +272,8 @@ class _Ridge:
     def weights(self, ratio: float) -> FloatArray:
         """Posterior mean of the weights."""
         scale = np.float32(ratio)
-        if not len(self.rows):
-            return np.zeros(self.rows.shape[1], np.float32)
+        if not self.n:
+            return np.zeros(self.width, np.float32)
         if self.primal:
             return np.asarray(scale * np.linalg.solve(self._system(ratio), self.product))
         return np.asarray(scale * (self.rows.T @ np.linalg.solve(self._system(ratio), self.target)))
@@ -260,8 +281,8 @@ class _Ridge:
     def posterior(self, ratio: float, at: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Posterior mean of the weights, and the variance at some features in units of noise."""
         prior: FloatArray = np.float32(ratio) * np.square(at).sum(axis=1)
-        if not len(self.rows):
-            return np.zeros(self.rows.shape[1], np.float32), prior
+        if not self.n:
+            return np.zeros(self.width, np.float32), prior
         inverse: FloatArray = np.asarray(np.linalg.inv(self._system(ratio)), np.float32)
         if self.primal:
             mean = ratio * (inverse @ self.product)
@@ -300,14 +321,34 @@ def _views(points: Points, n_clusters: int, seed: int) -> tuple[FloatArray, list
     return np.concatenate(centroids), starts
 
 
-def _features(embeddings: FloatArray, centroids: FloatArray, starts: list[int]) -> FloatArray:
+class _Features:
     """Rows of [x, one hot per clustering], scaled to their shares of the prior variance."""
-    n, dim = embeddings.shape
-    features = np.zeros((n, dim + len(centroids)), np.float32)
-    np.multiply(embeddings, np.sqrt(_LINEAR), out=features[:, :dim])
-    products = embeddings @ centroids.T
-    one = np.float32(np.sqrt((1.0 - _LINEAR) / len(starts)))
-    for start, end in zip(starts, [*starts[1:], len(centroids)], strict=True):
-        cells = start + products[:, start:end].argmax(axis=1)
-        features[np.arange(n), dim + cells] = one
-    return features
+
+    def __init__(self, embeddings: FloatArray, centroids: FloatArray, starts: list[int]) -> None:
+        self._embeddings = embeddings
+        self.width = embeddings.shape[1] + len(centroids)
+        self._one = np.float32(np.sqrt((1.0 - _LINEAR) / len(starts)))
+        self._cells = np.empty((len(embeddings), len(starts)), np.int32)
+        for part in _parts(len(embeddings)):
+            products = embeddings[part] @ centroids.T
+            for view, (start, end) in enumerate(pairwise([*starts, len(centroids)])):
+                self._cells[part, view] = start + products[:, start:end].argmax(axis=1)
+
+    def rows(self, mine: NDArray[np.int64]) -> FloatArray:
+        """Write rows out."""
+        dim = self._embeddings.shape[1]
+        rows = np.zeros((len(mine), self.width), np.float32)
+        np.multiply(self._embeddings[mine], np.sqrt(_LINEAR), out=rows[:, :dim])
+        rows[np.arange(len(mine))[:, None], dim + self._cells[mine]] = self._one
+        return rows
+
+    def product(self, weights: FloatArray) -> FloatArray:
+        """Return the features times `weights` of shape (width,)."""
+        dim = self._embeddings.shape[1]
+        linear = np.float32(np.sqrt(_LINEAR)) * (self._embeddings @ weights[:dim])
+        return np.asarray(linear + self._one * weights[dim + self._cells].sum(axis=1))
+
+
+def _parts(n: int) -> list[slice]:
+    """Slices of some thousand rows: what is written out for one stays in tens of megabytes."""
+    return [slice(start, start + _PART) for start in range(0, n, _PART)]
