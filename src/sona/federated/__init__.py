@@ -3,6 +3,7 @@
 from sona.federated.agent import EphemeralAgent
 from sona.federated.coordinator import FederatedCoordinator
 from sona.federated.export import AgentExport, AgentExportStats, TrajectoryExport
+from sona.federated.privacy import Privacy
 from sona.federated.records import (
     AgentContribution,
     AggregationResult,
@@ -23,6 +24,7 @@ __all__ = [
     "FederatedCoordinator",
     "Hierarchical",
     "PeerToPeer",
+    "Privacy",
     "Star",
     "Topology",
     "TrajectoryExport",

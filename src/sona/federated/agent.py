@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,9 @@ from sona import _core
 from sona.checks import check_quality, check_text
 from sona.config import SonaConfig
 from sona.engine import SonaEngine
+from sona.errors import RangeError, ShapeError
 from sona.federated.export import AgentExport, AgentExportStats
+from sona.federated.privacy import Privacy
 from sona.federated.table import TrajectoryTable
 from sona.federated.warm_start import WarmStart
 from sona.learning.sketch import sketch
@@ -43,11 +46,13 @@ class EphemeralAgent:
         Settings of its engine; the ephemeral preset if not given.
     warm_start : WarmStart, optional
         What the fleet has learned, from :meth:`FederatedCoordinator.warm_start`.
+    privacy : Privacy, optional
+        How much its exports may tell; everything if not given.
 
     Raises
     ------
     ShapeError
-        If the warm start was made for other dimensions.
+        If the warm start or the cells of `privacy` were made for other dimensions.
 
     Notes
     -----
@@ -71,9 +76,17 @@ class EphemeralAgent:
         agent_id: str,
         config: SonaConfig | None = None,
         warm_start: WarmStart | None = None,
+        *,
+        privacy: Privacy | None = None,
     ) -> None:
         self._agent_id = check_text("agent_id", agent_id)
         config = SonaConfig.for_ephemeral() if config is None else config
+        if privacy is not None and privacy.dim != config.embedding_dim_:
+            raise ShapeError(
+                f"`privacy` must have cells of shape (n, {config.embedding_dim_});"
+                f" got (n, {privacy.dim})"
+            )
+        self._privacy, self._releases = privacy, 0
         self._engine = SonaEngine(config)
         if warm_start is not None:
             warm_start.apply_to(self._engine)
@@ -90,10 +103,16 @@ class EphemeralAgent:
 
     @classmethod
     def default_federated(
-        cls, agent_id: str, hidden_dim: int = 384, warm_start: WarmStart | None = None
+        cls,
+        agent_id: str,
+        hidden_dim: int = 384,
+        warm_start: WarmStart | None = None,
+        *,
+        privacy: Privacy | None = None,
     ) -> EphemeralAgent:
         """Make an agent with the ephemeral preset."""
-        return cls(agent_id, SonaConfig.for_ephemeral(hidden_dim=hidden_dim), warm_start)
+        config = SonaConfig.for_ephemeral(hidden_dim=hidden_dim)
+        return cls(agent_id, config, warm_start, privacy=privacy)
 
     @property
     def agent_id(self) -> str:
@@ -116,6 +135,19 @@ class EphemeralAgent:
         log = self._log
         return sum(quality for quality, *_ in log) / len(log) if log else 0.0
 
+    @property
+    def privacy_spent(self) -> tuple[float, float]:
+        """Epsilon and delta of all exports so far together; (0.0, 0.0) before the first.
+
+        (inf, 0.0) for an agent that is not private and has exported. Stating it needs the extra
+        ``sona[privacy]``; see :meth:`Privacy.epsilon`.
+        """
+        if not self._releases:
+            return 0.0, 0.0
+        if self._privacy is None:
+            return math.inf, 0.0
+        return self._privacy.epsilon(self._releases), self._privacy.delta
+
     def process_trajectory(
         self,
         embedding: ArrayLike,
@@ -135,7 +167,7 @@ class EphemeralAgent:
         quality : float
             Outcome in [0, 1].
         route : str, optional
-            The choice that was made.
+            The choice that was made; a private agent needs one of ``privacy.routes``.
         context : sequence of str, optional
             Free tags.
 
@@ -150,6 +182,11 @@ class EphemeralAgent:
         quality = check_quality("quality", quality)
         if route is not None:
             check_text("route", route)
+        if self._privacy is not None and route not in self._privacy.routes:
+            raise RangeError(
+                f"`route` must be one that `privacy` names, {list(self._privacy.routes)};"
+                f" got {route!r}"
+            )
         tags = tuple([check_text("context", tag) for tag in context]) if context else ()
         with self._lock:
             now = time.time_ns() // 1_000_000
@@ -180,23 +217,32 @@ class EphemeralAgent:
         """Run a background cycle now; see :meth:`SonaEngine.force_learn`."""
         return self._engine.force_learn()
 
-    def export_state(self, *, compact: bool = False) -> AgentExport:
+    def export_state(self, *, compact: bool | None = None) -> AgentExport:
         """Return everything this session learned from.
 
         May be called again: a later export supersedes the earlier ones at the coordinator.
 
         Parameters
         ----------
-        compact : bool, default False
+        compact : bool, optional
             Send what the outcomes amount to instead of each: at most 8,000 bytes without a
             single query. Contexts and times stay behind, and adapters learn nothing from it.
+            If not given, a private agent does and others do not.
 
         Raises
         ------
         RangeError
-            If there are so many routes that not even one cell of a sketch fits.
+            If there are so many routes that not even one cell of a sketch fits, or each outcome
+            of a private agent is asked for.
+
+        Notes
+        -----
+        Every export of a private agent is a release of its own: :attr:`privacy_spent` grows.
         """
+        if self._privacy is not None and compact is False:
+            raise RangeError("`compact` must not be False for a private agent; its rows stay here")
         with self._lock:
+            self._releases += 1
             log, blocks = self._log.copy(), self._blocks.copy()
         count = len(log)
         embeddings = np.concatenate([np.empty((0, self._dims[0]), np.float32), *blocks])[:count]
@@ -209,12 +255,21 @@ class EphemeralAgent:
             contexts,
         )
         duration = (time.monotonic_ns() - self._started_ns) // 1_000_000
+        now = self._started_ms + duration
+        if self._privacy is not None:
+            # All that is said follows from the noised counts, the agent's own figures too.
+            summary = self._privacy.release(
+                table.embeddings, [str(route) for route in table.routes], table.quality
+            )
+            counts = summary.counts.astype(np.float64)
+            mean = float((counts * summary.means).sum() / max(counts.sum(), 1.0))
+            stats = AgentExportStats(summary.rows, mean)
+            return AgentExport(self._agent_id, (), stats, duration, now, summary)
         stats = AgentExportStats(
             count,
             float(table.quality.mean()) if count else 0.0,
             self._engine.stats().patterns_stored,
         )
-        now = self._started_ms + duration
         if not compact or not count:
             return AgentExport(self._agent_id, table, stats, duration, now)
         units = _core.unit_rows(table.embeddings)

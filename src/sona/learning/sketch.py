@@ -18,7 +18,7 @@ from sona.errors import FormatError, RangeError, ShapeError
 from sona.learning.kmeans import SphericalKMeans
 from sona.types import FloatArray
 
-__all__ = ["Sketch", "sketch"]
+__all__ = ["Sketch", "encode", "sketch"]
 
 _AT_LEAST = 3
 _LEVELS = 7
@@ -183,7 +183,7 @@ def sketch(
     return Sketch(
         names,
         dim,
-        _encode(sums),
+        encode(sums),
         (np.linalg.norm(sums, axis=1) / counts.sum(axis=1)).astype(np.float16),
         counts.astype(np.uint32),
         (totals / np.maximum(counts, 1)).astype(np.float16),
@@ -202,7 +202,8 @@ def _cells(units: FloatArray, n_cells: int, seed: int) -> NDArray[np.int64]:
     return np.searchsorted(keep, labels)
 
 
-def _encode(sums: NDArray[np.float64]) -> NDArray[np.uint8]:
+def encode(sums: NDArray[Any]) -> NDArray[np.uint8]:
+    """Write the directions of rows in four bits a component, as :attr:`Sketch.codes` has them."""
     largest = np.abs(sums).max(axis=1, keepdims=True)
     levels = np.rint(sums / np.maximum(largest, 1e-300) * _LEVELS).astype(np.int64) + _LEVELS
     if levels.shape[1] % 2:
