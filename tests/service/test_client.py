@@ -9,10 +9,10 @@ import pytest
 from tests.service.conftest import DIM, Running, make_export
 
 from sona import SonaConfig
-from sona.errors import ConfigError, ServiceError, StoreError
-from sona.federated import AgentExport, WarmStart
+from sona.errors import ConfigError, ServiceError
+from sona.federated import WarmStart
+from sona.federated.spool import Spool
 from sona.service import Client
-from sona.service.spool import Spool
 
 CONFIG = SonaConfig.for_ephemeral(hidden_dim=DIM)
 
@@ -102,14 +102,6 @@ def test_without_a_spool_failure_is_an_error():
     assert away.value.status is None
 
 
-def test_a_full_spool_says_so(tmp_path):
-    spool = Spool(tmp_path, max_bytes=100)
-    spool.put("a", bytes(60))
-    with pytest.raises(StoreError, match="60"):
-        spool.put("b", bytes(60))
-    assert [data for _, data in spool.waiting()] == [bytes(60)]
-
-
 def test_the_clients_route_is_the_services(service):
     client = Client(service.url)
     answer = client.route(np.eye(DIM)[0], ["a", "b"], costs={"a": 1.0, "b": 3.0})
@@ -185,10 +177,9 @@ def test_many_threads_share_one_client(service):
 def test_a_killed_agent_leaves_its_export_in_the_spool(service, tmp_path):
     # What send() does first; whoever comes next sends it.
     export = make_export("killed")
-    Spool(tmp_path).put(export.export_id, export.to_bytes())
+    Spool(tmp_path).put(export)
     client = Client(service.url, spool=tmp_path)
     assert client.flush() == 0
     agents = service.json("GET", "/v1/agents?limit=1000")[1]["agents"]
     assert "killed" in {agent["agent_id"] for agent in agents}
-    assert AgentExport.from_bytes(export.to_bytes()) == export
     client.close()

@@ -1,8 +1,9 @@
 """Exports that nobody acknowledged yet, in a directory that outlives the agent.
 
-One file per session, so a later export of a session takes the place of an earlier one, as it will
-at the coordinator. A file appears under its name only when it is complete and on the disk. Two
-agents that submit one file at a time do no harm: submitting is idempotent.
+For whichever way they go, Zenoh or HTTP. One file per session, so a later export of a session takes
+the place of an earlier one, as it will at the coordinator. A file appears under its name only when
+it is complete and on the disk. Two agents that submit one file at a time do no harm: submitting is
+idempotent.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Spool:
         return sum(name.endswith(_SUFFIX) for name in os.listdir(self._directory))
 
     def set_aside(self, export: AgentExport, fault: str) -> None:
-        """Keep an export that was refused out of the way."""
+        """Keep an export that was refused out of the way, with the reason beside it."""
         self._set_aside(self._path(export), fault)
 
     def _path(self, export: AgentExport) -> str:
@@ -115,6 +116,8 @@ class Spool:
         _log.error("%s is set aside: %s", path, fault)
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, f"{path}.refused")
+            with open(f"{path}.why", "w", encoding="utf-8") as stream:
+                stream.write(f"{fault}\n")
 
     def _remove(self, path: str) -> None:
         # If a crash brings it back it is submitted once more, which changes nothing.

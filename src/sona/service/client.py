@@ -19,8 +19,8 @@ from sona import _core, state, wire
 from sona.config import SonaConfig
 from sona.errors import ConfigError, FormatError, ServiceError, SonaError
 from sona.federated import AgentExport, EphemeralAgent, WarmStart
+from sona.federated.spool import Spool
 from sona.service.records import ExportReceipt, ProblemView, RouteAnswer
-from sona.service.spool import Spool
 from sona.types import ArrayLike
 
 __all__ = ["Client"]
@@ -136,25 +136,27 @@ class Client:
         StoreError
             If it could not be spooled.
         """
-        data, name = export.to_bytes(), export.export_id
         if self._spool is None:
-            return self._post(data, name)
+            return self._post(export)
         # First on disk: an agent that is killed while it sends has lost nothing.
-        self._spool.put(name, data)
-        receipt = None
-        for path, held, answer in self._sent():
-            if name in path.name:
-                receipt = answer
-                if isinstance(held, ServiceError):
-                    raise held
+        self._spool.put(export)
+        if not self._empty(self._spool, but=export):
+            return None
+        try:
+            receipt = self._post(export)
+        except ServiceError as error:
+            if _may_pass(error):
+                return None
+            self._spool.set_aside(export, str(error))
+            raise
+        self._spool.discard(export)
         return receipt
 
     def flush(self) -> int:
         """Send what waits in the spool; returns how many exports still wait."""
         if self._spool is None:
             return 0
-        for _ in self._sent():
-            pass
+        self._empty(self._spool)
         return len(self._spool)
 
     def warm_start(self) -> WarmStart | None:
@@ -227,27 +229,29 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _sent(self) -> Iterator[tuple[Path, object, ExportReceipt | None]]:
-        """Send from the spool, oldest first, until one cannot be sent."""
-        assert self._spool is not None
-        for path, data in self._spool.waiting():
-            name = path.stem.partition("-")[2]
-            try:
-                receipt = self._post(data, name)
-            except ServiceError as error:
-                if error.status is None or error.status in _RETRIED or error.status in (401, 403):
-                    return
-                self._spool.set_aside(path, str(error))
-                yield path, error, None
+    def _empty(self, spool: Spool, but: AgentExport | None = None) -> bool:
+        """Send what lies in the spool until one cannot be sent now; whether all could."""
+        for export in spool:
+            if export == but:
                 continue
-            self._spool.remove(path)
-            yield path, None, receipt
+            try:
+                self._post(export)
+            except ServiceError as error:
+                if _may_pass(error):
+                    return False
+                spool.set_aside(export, str(error))
+            else:
+                spool.discard(export)
+        return True
 
-    def _post(self, data: bytes, name: str) -> ExportReceipt:
-        headers = {"Content-Type": "application/octet-stream", "Idempotency-Key": name}
+    def _post(self, export: AgentExport) -> ExportReceipt:
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Idempotency-Key": export.export_id,
+        }
         if self._warm is not None:
             headers["Sona-Warm-Start"] = self._warm[0]
-        _, _, body = self._request("POST", "/v1/exports", data, headers)
+        _, _, body = self._request("POST", "/v1/exports", export.to_bytes(), headers)
         return wire.decode_json(body, ExportReceipt)
 
     def _known(self) -> tuple[str, bytes] | None:
@@ -305,6 +309,11 @@ class Client:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _may_pass(error: ServiceError) -> bool:
+    """Whether an export may be taken later as it is: when the service is back or lets us in."""
+    return error.status is None or error.status in _RETRIED or error.status in (401, 403)
 
 
 def _told(status: int, data: bytes) -> str:

@@ -59,7 +59,7 @@ def test_what_is_refused_leaves_the_spool_and_is_kept(tmp_path):
     ):
         link.submit(export(2))
         assert len(held(node.coordinator)) == 2
-    assert [name.rpartition(".")[2] for name in os.listdir(tmp_path)] == ["refused"]
+    assert sorted(name.rpartition(".")[2] for name in os.listdir(tmp_path)) == ["refused", "why"]
 
 
 def test_a_later_export_of_a_session_takes_the_place_of_an_earlier(tmp_path):
@@ -90,7 +90,8 @@ def test_a_damaged_file_is_reported_and_kept(tmp_path, caplog):
         stream.truncate(100)
     assert list(spool) == []
     assert "is set aside" in caplog.text
-    assert os.listdir(tmp_path) == [f"{os.path.basename(path)}.refused"]
+    name = os.path.basename(path)
+    assert sorted(os.listdir(tmp_path)) == [f"{name}.refused", f"{name}.why"]
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
