@@ -2,6 +2,7 @@
 
 python bench/federated/scale.py aggregate     time of an export by number of exports before it
 python bench/federated/scale.py memory        resident memory by number of exports
+python bench/federated/scale.py consolidate   the same while it learns anew from twice its capacity
 python bench/federated/scale.py restart       start-up with 1,000,000 trajectories in the store
 """
 
@@ -74,13 +75,38 @@ def memory(exports: int) -> None:
             coordinator = FederatedCoordinator("bench", config)
             for number in range(exports):
                 coordinator.aggregate(export(number, rows), consolidate=False)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             sent = exports * rows * DIM * 4 / 2**20
             print(
-                f"{exports} exports of {rows:4d} rows ({sent:6.0f} MiB sent): peak {peak:.0f} MiB"
+                f"{exports} exports of {rows:4d} rows ({sent:6.0f} MiB sent):"
+                f" peak {_peak_mib():.0f} MiB"
             )
             os._exit(0)
         os.waitpid(pid, 0)
+
+
+def consolidate(exports: int) -> None:
+    """The preset remembers 50,000 trajectories: 73 MiB of embeddings."""
+    for count in (exports // 4, exports // 2, exports):
+        pid = os.fork()
+        if not pid:
+            coordinator = FederatedCoordinator("bench", SonaConfig.for_coordinator(hidden_dim=DIM))
+            for number in range(count):
+                coordinator.aggregate(export(number), learn=False)
+            stored = _peak_mib()
+            coordinator.force_consolidate()
+            once = _peak_mib()
+            coordinator.force_consolidate()
+            print(
+                f"{count} exports of 100 rows: peak {stored:.0f} MiB stored, {once:.0f} MiB"
+                f" consolidated, {_peak_mib():.0f} MiB consolidated beside what serves",
+                flush=True,
+            )
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def restart(sessions: int) -> None:
@@ -115,13 +141,15 @@ def restart(sessions: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["aggregate", "memory", "restart"])
+    parser.add_argument("what", choices=["aggregate", "memory", "consolidate", "restart"])
     parser.add_argument("--count", type=int, default=None, help="exports, or sessions")
     args = parser.parse_args()
     if args.what == "aggregate":
         aggregate(args.count or 1_000)
     elif args.what == "memory":
         memory(args.count or 100)
+    elif args.what == "consolidate":
+        consolidate(args.count or 1_000)
     else:
         restart(args.count or 10_000)
 
