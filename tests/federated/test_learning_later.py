@@ -35,6 +35,19 @@ def test_what_is_only_committed_is_held_and_waits_to_be_learned():
     assert knowledge(later) == knowledge(at_once)
 
 
+def test_learning_in_slices_comes_to_the_same():
+    later, at_once = coordinator(), coordinator()
+    for number in range(4):
+        later.aggregate(export(number), learn=False)
+        at_once.aggregate(export(number))
+    left = []
+    while later.unlearned:
+        left.append(later.unlearned)
+        later.tick(seconds=0.0)  # one export, whatever the time
+    assert left == [4, 3, 2, 1]
+    assert served(later) == served(at_once)
+
+
 def test_it_is_learned_after_a_restart_too(tmp_path):
     first = coordinator(tmp_path / "c.db")
     first.aggregate(export(0))

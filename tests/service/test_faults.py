@@ -120,6 +120,35 @@ def test_a_full_disk_is_told_and_passes(tmp_path):
         assert service.json("GET", "/v1/agents")[1]["total"] == 2
 
 
+def test_a_full_file_system_is_told_and_passes(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=2m", "tmpfs", disk]
+    if subprocess.run(["mount", *options], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount")
+    try:
+        with Running(disk / "store", "--rate", "1e6") as service:
+            names, status = [], 201
+            while status == 201:
+                names.append(f"agent-{len(names)}")
+                status, problem = service.post(make_export(names[-1], rows=ROWS).to_bytes())
+                if len(names) == 3:
+                    (disk / "ballast").write_bytes(bytes(free_bytes(disk)))
+            assert (status, problem["place"]) == (503, "store")
+            assert service.request("GET", "/readyz")[0] == 200
+            assert service.json("GET", "/v1/agents")[1]["total"] == len(names) - 1
+            (disk / "ballast").unlink()
+            assert service.post(make_export(names[-1], rows=ROWS).to_bytes())[0] == 201
+            check_exactly_once(service, names)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def free_bytes(folder):
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize
+
+
 def test_a_read_only_disk_is_told(tmp_path):
     with Running(tmp_path / "store") as service:
         assert service.post(make_export().to_bytes())[0] == 201
@@ -214,7 +243,7 @@ def learner_of(service):
 
 
 def test_nobody_waits_for_the_learner(tmp_path):
-    with Running(tmp_path, "--rate", "1e6") as service:
+    with Running(tmp_path, "--rate", "1e6", "--max-unlearned", "5") as service:
         assert service.post(make_export("first", ROWS).to_bytes())[0] == 201
         eventually(lambda: service.overview()["version"] == ROWS)
         learner = eventually(lambda: learner_of(service))
@@ -225,8 +254,15 @@ def test_nobody_waits_for_the_learner(tmp_path):
             assert service.request("GET", "/v1/warm-start")[0] == 200
         assert service.json("GET", "/v1/agents")[1]["total"] == 6
         assert service.overview()["version"] == ROWS
+        text = service.request("GET", "/metrics")[2]
+        assert b"sona_exports_unlearned 5.0" in text
+        status, headers, _ = service.request("POST", "/v1/exports", make_export("late").to_bytes())
+        assert status == 429  # what is handed out may lag only so far behind
+        assert int(headers["retry-after"]) >= 1
         os.kill(learner, signal.SIGCONT)
         check_exactly_once(service, ["first", *names])
+        assert b"sona_exports_unlearned 0.0" in service.request("GET", "/metrics")[2]
+        assert service.post(make_export("late").to_bytes())[0] == 201
 
 
 def test_a_learner_that_is_killed_is_replaced(tmp_path):

@@ -125,9 +125,11 @@ def test_binding_elsewhere_needs_a_token(tmp_path, capsys):
 
 
 def test_a_folder_has_one_service(tmp_path, capsys):
-    with Running(tmp_path):
+    with Running(tmp_path) as holder:
         assert main(["serve", "--store", str(tmp_path), "--port", "0"]) == 1
-        assert "another service" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert "another service" in told
+        assert f"process {holder.process.pid} on" in told
     with Running(tmp_path):  # the lock went with its holder
         pass
 

@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-body-mib", type=float, default=16.0, help="largest body (16)")
     parser.add_argument("--max-vectors", type=int, default=20_000, help="per export (20000)")
     parser.add_argument("--rate", type=float, default=200.0, help="requests/s per token (200)")
+    parser.add_argument(
+        "--max-unlearned", type=int, default=10_000, help="exports that wait to be learned (10000)"
+    )
     parser.add_argument("--body-seconds", type=float, default=30.0, help="for a body to come (30)")
     parser.add_argument("--drain-seconds", type=float, default=1.0, help="before closing (1)")
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING"])
@@ -33,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
         rate=args.rate,
         burst=max(1, round(2 * args.rate)),
         body_seconds=args.body_seconds,
+        unlearned=args.max_unlearned,
     )
     serve(
         args.store,

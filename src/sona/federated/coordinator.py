@@ -335,13 +335,24 @@ class FederatedCoordinator:
         """Whether enough new agents have contributed for a consolidation."""
         return self._learner.due
 
-    def tick(self) -> LearnResult | None:
+    @property
+    def unlearned(self) -> int:
+        """Exports in the store that were not learned here yet."""
+        return self._learner.unlearned
+
+    def tick(self, seconds: float | None = None) -> LearnResult | None:
         """Consolidate if that is due; None otherwise. For a thread that learns beside requests.
 
         Due is also whatever has waited for ``config.background_interval_ms``. Takes in what
         other coordinators on the same store have committed, too.
+
+        Parameters
+        ----------
+        seconds : float, optional
+            Time after which no further export is learned in this call; see :attr:`unlearned`.
+            All of them if not given. A consolidation takes its time.
         """
-        self._learner.catch_up()
+        self._learner.catch_up(seconds=seconds)
         return self._learner.tick(on_time=True)
 
     def force_consolidate(self) -> LearnResult:

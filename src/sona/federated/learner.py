@@ -128,6 +128,13 @@ class Learner:
     def _enough(self) -> bool:
         return self._pinned is None and len(self._fresh) >= self.interval
 
+    @property
+    def unlearned(self) -> int:
+        _ = self.knowledge
+        self.note()
+        with self.lock:
+            return len(self._waiting)
+
     # Following the store
 
     def note(self, sequence: int | None = None) -> None:
@@ -149,10 +156,15 @@ class Learner:
         if arrivals.withdrawn and learned:
             self.consolidate()
 
-    def catch_up(self, at_hand: Mapping[int, _Screened] | None = None) -> None:
-        """Learn what happened in the store; `at_hand` saves reading exports back."""
+    def catch_up(
+        self, at_hand: Mapping[int, _Screened] | None = None, seconds: float | None = None
+    ) -> None:
+        """Learn what happened in the store; `at_hand` saves reading exports back.
+
+        With `seconds`, at least one export and no further one after so long.
+        """
         self.note()
-        self._take_waiting(at_hand or {})
+        self._take_waiting(at_hand or {}, seconds)
 
     def judge_by(self, threshold: float) -> None:
         """Judge everything held by another quality threshold, and learn anew."""
@@ -248,9 +260,10 @@ class Learner:
         except StoreError as error:
             _log.error("no snapshot was kept: %s", error)
 
-    def _take_waiting(self, at_hand: Mapping[int, _Screened]) -> None:
+    def _take_waiting(self, at_hand: Mapping[int, _Screened], seconds: float | None = None) -> None:
         """Let the serving engine learn what was noted, one by one."""
         _ = self.knowledge
+        end = None if seconds is None else time.monotonic() + seconds
         with self._taking:
             while True:
                 with self.lock:
@@ -263,6 +276,8 @@ class Learner:
                     pinned = self._pinned is not None
                 # If a consolidation swaps meanwhile, it has learned this one or has it waiting.
                 self._take(knowledge, session, at_hand.get(sequence), pinned)
+                if end is not None and time.monotonic() >= end:
+                    return
 
     def _take(
         self, knowledge: Knowledge, session: Session, screened: _Screened | None, pinned: bool

@@ -223,6 +223,7 @@ class Service:
         opened = self._tenants.opened
         known = [tenant.knowledge for tenant in opened if tenant.knowledge is not None]
         self._metrics.patterns.set(sum(len(knowledge.patterns) for knowledge in known))
+        self._metrics.unlearned.set(sum(tenant.unlearned for tenant in opened))
         held = [tenant.history for tenant in opened if tenant.history is not None]
         self._metrics.agents.set(sum(history.totals.agents for history in held))
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")

@@ -4,6 +4,7 @@
 
     STORE/
       lock                 held while a service runs; the kernel frees it when the process dies
+      holder               which process took the lock last
       tokens.db            who may speak for whom
       tenants/NAME/        config.json, store.db (what was accepted), history.db (what happened),
                            published.sona (the last warm start; can be made again)
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,10 +76,13 @@ def hold(folder: Path) -> int:
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        holder = (folder / "holder").read_text() if (folder / "holder").exists() else "unknown"
         os.close(handle)
         raise StoreError(
-            f"`store`: another service uses {str(folder)!r}; one service owns a folder"
+            f"`store`: another service uses {str(folder)!r} (process {holder}); one service owns a"
+            " folder"
         ) from None
+    (folder / "holder").write_text(f"{os.getpid()} on {platform.node()}")
     return handle
 
 

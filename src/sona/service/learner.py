@@ -30,6 +30,8 @@ __all__ = ["Lesson", "main"]
 
 #: How often a tenant is looked at without news: for what has waited long enough.
 _TICK_SECONDS = 5.0
+#: Learning pauses this often, to publish what it has and to turn to the next tenant.
+_SLICE_SECONDS = 0.5
 #: Publishing takes at most a tenth of the time.
 _PUBLISH_SECONDS = 0.25
 _PUBLISH_SHARE = 9.0
@@ -50,6 +52,8 @@ class Lesson(msgspec.Struct, frozen=True):
         Time that a consolidation took; None where none ran.
     trajectories : int
         Accepted trajectories held.
+    unlearned : int
+        Exports that were committed and not learned yet.
     fault : str or None
         What went wrong.
     """
@@ -58,6 +62,7 @@ class Lesson(msgspec.Struct, frozen=True):
     published: bool = False
     seconds: float | None = None
     trajectories: int = 0
+    unlearned: int = 0
     fault: str | None = None
 
 
@@ -71,9 +76,15 @@ class _Pupil:
         self._coordinator = FederatedCoordinator(name, config, store=os.fspath(folder / STORE))
         self._published = -1
         self._next = 0.0
+        self._unlearned = 0
 
     @property
-    def behind(self) -> float | None:
+    def wait(self) -> float | None:
+        """Seconds until there is something to do; None where all is learned and published."""
+        return 0.0 if self._unlearned else self._behind
+
+    @property
+    def _behind(self) -> float | None:
         """Seconds until what was learned may be published; None where it is."""
         if self._coordinator.master_engine.stats().trajectories_seen == self._published:
             return None
@@ -83,14 +94,16 @@ class _Pupil:
         coordinator = self._coordinator
         share = int(_NEW_SHARE * coordinator.agent_count)
         coordinator.consolidation_interval = max(_NEW_AGENTS, share)
-        result = coordinator.tick()
+        result = coordinator.tick(_SLICE_SECONDS)
+        self._unlearned = coordinator.unlearned
         if result is not None:
             self._published = -1  # the same trajectories, known better
-        published = self.behind == 0.0
+        published = self._behind == 0.0
         if published:
             self._publish()
         seconds = None if result is None else 1e-3 * result.elapsed_ms
-        return Lesson(self._name, published, seconds, coordinator.total_trajectories)
+        held = coordinator.total_trajectories
+        return Lesson(self._name, published, seconds, held, self._unlearned)
 
     def _publish(self) -> None:
         started = time.monotonic()
@@ -130,7 +143,7 @@ def main() -> None:
             except (SonaError, OSError, MemoryError, msgspec.DecodeError) as error:
                 lesson = Lesson(name, fault=str(error))
             print(msgspec.json.encode(lesson).decode(), flush=True)
-        names = {name for name, pupil in pupils.items() if pupil.behind == 0.0}
+        names = {name for name, pupil in pupils.items() if pupil.wait == 0.0}
 
 
 def _listen(news: queue.SimpleQueue[str]) -> None:
@@ -141,7 +154,7 @@ def _listen(news: queue.SimpleQueue[str]) -> None:
 
 def _next_names(news: queue.SimpleQueue[str], pupils: dict[str, _Pupil]) -> set[str]:
     """Wait for news, for the time to publish or for the next look, and return who has news."""
-    waits = [pupil.behind for pupil in pupils.values()]
+    waits = [pupil.wait for pupil in pupils.values()]
     wait = min([_TICK_SECONDS, *(seconds for seconds in waits if seconds is not None)])
     names: set[str] = set()
     try:

@@ -33,6 +33,9 @@ class Limits(msgspec.Struct, frozen=True):
         Time that a body may take to arrive; a slower one is answered with 408.
     waiting : int
         Exports of one tenant that may wait for their commit; more are answered with 429.
+    unlearned : int
+        Exports of one tenant that may be committed and not yet learned; more are answered with
+        429, so that what is handed out never lags further behind what came.
     """
 
     body_bytes: int = 16 * 2**20
@@ -41,6 +44,7 @@ class Limits(msgspec.Struct, frozen=True):
     burst: int = 400
     body_seconds: float = 30.0
     waiting: int = 64
+    unlearned: int = 10_000
 
     def __post_init__(self) -> None:
         check_count("body_bytes", self.body_bytes)
@@ -49,6 +53,7 @@ class Limits(msgspec.Struct, frozen=True):
         check_count("burst", self.burst)
         check_number("body_seconds", self.body_seconds, 1e-3, 86_400.0)
         check_count("waiting", self.waiting)
+        check_count("unlearned", self.unlearned)
 
 
 class RateLimit:

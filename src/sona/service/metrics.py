@@ -62,6 +62,9 @@ class Metrics:
         self.waiting = Gauge(
             "sona_exports_waiting", "Exports that wait for their commit.", registry=registry
         )
+        self.unlearned = Gauge(
+            "sona_exports_unlearned", "Exports committed and not learned yet.", registry=registry
+        )
         self.draining = Gauge("sona_draining", "1 while shutting down.", registry=registry)
 
     def text(self) -> bytes:

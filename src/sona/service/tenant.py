@@ -80,6 +80,7 @@ class Tenant:
         self.history: History | None = None
         self.knowledge: Knowledge | None = None
         self.costs: dict[str, float] = {}  # what callers last said that routes cost
+        self.unlearned = 0  # exports, as far as the learner has told
         self._folder = folder
         self._limits = limits
         self._metrics = metrics
@@ -130,6 +131,10 @@ class Tenant:
         if self._waiting >= self._limits.waiting:
             raise ProblemError(
                 429, f"{self._waiting} exports wait for their commit already", retry_after=1.0
+            )
+        if self.unlearned >= self._limits.unlearned:
+            raise ProblemError(
+                429, f"{self.unlearned} exports wait to be learned already", retry_after=5.0
             )
         self._waiting += 1
         self._metrics.waiting.inc()
@@ -187,6 +192,7 @@ class Tenant:
             self._refuse(problem, caller)
             raise
         if result.ruling != "duplicate":
+            self.unlearned += 1
             self._school.enrol(self.name, self._learned)
         self._record(entry)
         return ExportReceipt(**{name: getattr(result, name) for name in result.__struct_fields__})
@@ -319,7 +325,9 @@ class Tenant:
     # What the learner says
 
     def _learned(self, lesson: Lesson) -> None:
-        if lesson.fault is not None:
+        if lesson.fault is None:
+            self.unlearned = lesson.unlearned
+        else:
             self._troubled("not learned", lesson.fault)
         if lesson.seconds is not None:
             self._metrics.consolidations.inc()
