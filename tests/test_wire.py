@@ -60,18 +60,8 @@ def entry(dtype, shape, begin, end):
     ],
 )
 def test_a_head_that_lies_about_its_tensors_is_refused(entries):
-    with pytest.raises(FormatError, match="not a sona message"):
+    with pytest.raises(FormatError, match="`data` is not a"):
         wire.unpack(sealed(entries, bytes(12)), "test", 1, dict)
-
-
-def test_a_head_of_any_length_gives_arrays_that_kernels_can_read():
-    values = np.arange(3, dtype=np.float32)
-    for padding in range(8):
-        data = sealed({"a" * (padding + 1): entry("F32", [3], 0, 12)}, values.tobytes())
-        (array,) = wire._read_tensors(data).values()
-        assert array.flags.aligned
-        assert not array.flags.writeable
-        np.testing.assert_array_equal(array, values)
 
 
 def test_every_flipped_byte_is_found():

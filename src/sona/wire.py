@@ -2,9 +2,8 @@
 
 An envelope is a safetensors message, so any safetensors reader can look inside. Its metadata
 names what it is (``kind``), the version of that kind's format, a JSON ``header`` whose schema
-the kind defines, and a CRC-32 over header and tensors. Reading never executes anything: head and
-header are parsed by msgspec schemas. Tensors are read where they lie in the message, without the
-copy that the safetensors library would make of each; what it refuses is refused here, too.
+the kind defines, and a CRC-32 over header and tensors. Reading never executes anything: the
+container is parsed by safetensors, the header by a msgspec schema.
 
 The checksum finds damage, not forgery; :func:`digest` is the content-derived name of a message.
 """
@@ -14,8 +13,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
-from math import prod
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -45,23 +43,8 @@ class _Texts(msgspec.Struct):
 
 
 class _Preamble(msgspec.Struct):
-    # The JSON head of a safetensors message, without the tensors' entries.
+    # The JSON head of a safetensors message; the tensors' entries are left to safetensors.
     metadata: _Texts = msgspec.field(name="__metadata__")
-
-
-class _Entry(msgspec.Struct):
-    # Where a tensor lies, counted from the end of the head.
-    dtype: str
-    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
-    data_offsets: tuple[int, int]
-
-
-_DTYPES = {
-    "BOOL": np.dtype(np.bool_),
-    **{f"F{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
-    **{f"I{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
-    **{f"U{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
-}
 
 
 def pack(kind: str, version: int, header: Any, tensors: Mapping[str, NDArray[Any]]) -> bytes:
@@ -105,7 +88,7 @@ def unpack(
     header : header_type
         Parsed and checked against its schema.
     tensors : dict of str to ndarray
-        Read-only arrays that lie in the message and keep it in memory.
+        Read-only arrays that share one copy of the message.
 
     Raises
     ------
@@ -121,7 +104,12 @@ def unpack(
         raise FormatError(f"`data` must hold a {kind!r} message; got {metadata.kind!r}")
     if metadata.version != version:
         raise VersionError(f"`data` must have {kind} version {version}; got {metadata.version}")
-    tensors = _read_tensors(raw)
+    try:
+        tensors = safetensors.numpy.load(raw)
+    except Exception as error:  # safetensors raises its own class and overflow errors
+        raise FormatError(f"`data` is not a well-formed message: {error}") from None
+    for array in tensors.values():
+        array.flags.writeable = False
     if _checksum(metadata.header.encode(), tensors) != metadata.crc32:
         raise IntegrityError("`data` was damaged after it was written: checksum does not match")
     return decode_json(metadata.header, header_type), tensors
@@ -188,45 +176,6 @@ def _read_metadata(raw: bytes | bytearray | memoryview) -> _Metadata:
         return decoder(_Metadata).decode(texts.sona)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise FormatError(f"`data` is not a sona message: {error}") from None
-
-
-def _read_tensors(raw: bytes) -> dict[str, NDArray[Any]]:
-    start = 8 + int.from_bytes(raw[:8], "little")
-    try:
-        head = decoder(dict[str, msgspec.Raw]).decode(raw[8:start])
-        read = decoder(_Entry).decode
-        entries = {name: read(raw) for name, raw in head.items() if name != "__metadata__"}
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise FormatError(f"`data` is not a sona message: {error}") from None
-    tensors: dict[str, NDArray[Any]] = {}
-    at = 0
-    # One after the other and nothing between them: no byte is read twice or not at all.
-    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
-        dtype, (begin, end) = _DTYPES.get(entry.dtype), entry.data_offsets
-        if dtype is None or begin != at or end - begin != dtype.itemsize * prod(entry.shape):
-            raise FormatError(f"`data` is not a sona message: tensor {name!r} lies at {entry}")
-        if end > len(raw) - start:
-            raise FormatError(f"`data` is not a sona message: {name!r} ends behind it")
-        try:
-            if begin == end:
-                array = _frozen(np.empty(entry.shape, dtype))
-            else:
-                array = np.frombuffer(raw, dtype, prod(entry.shape), start + begin)
-                # A foreign writer may pad its head so that values lie across words.
-                array = (array if array.flags.aligned else _frozen(array)).reshape(entry.shape)
-        except (ValueError, OverflowError) as error:  # no shape that NumPy can have
-            raise FormatError(f"`data` is not a sona message: {name!r}: {error}") from None
-        tensors[name] = array
-        at = end
-    if at != len(raw) - start:
-        raise FormatError(f"`data` is not a sona message: {len(raw) - start - at} bytes too many")
-    return tensors
-
-
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    copied = array.copy()
-    copied.flags.writeable = False
-    return copied
 
 
 def _checksum(head: bytes, tensors: Mapping[str, NDArray[Any]]) -> int:
