@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
+from routing import bars
 from routing_data import Log, apgr, folder, load, record, split
 
 from sona.learning.routing import Router
@@ -63,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--plot", help="write a picture here")
     args = parser.parse_args()
     table = load(folder(args.data), "mmlu")
     figures: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -85,6 +87,8 @@ def main() -> None:
             f"  against pooled {change.mean():+.4f} (worst {change.min():+.4f})"
             f"  {sizes[name]:.1f} kB per agent"
         )
+    if args.plot:
+        bars(args.plot, {"MMLU, log, 50 agents, APGR": figures})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 from routing_data import Log, Table, apgr, folder, gain_and_cost, load, pick, record, split, unit
 
-from sona.learning import outcome, routing, selectivity
+from sona.learning import levels, outcome, routing, selectivity
 from sona.learning.routing import Router
 
 Rival = Callable[[Log, np.ndarray, int, int], np.ndarray]
@@ -130,8 +130,9 @@ SETS = [
 
 def offline(args: argparse.Namespace) -> None:
     names = [n for n in RIVALS if not args.only or any(o in n for o in args.only.split(","))]
+    drawn: dict[str, dict[str, list[float]]] = {}
     for name, mode, seeds in SETS:
-        if args.set and args.set != name:
+        if args.set not in (None, name) or args.mode not in (None, mode):
             continue
         table = load(folder(args.data), name)
         models = table.quality.shape[1]
@@ -151,6 +152,30 @@ def offline(args: argparse.Namespace) -> None:
                             gain_and_cost(expected, pick(table, test), pick(table, train))
                         )
                 report(rival, figures, ["APGR"] if models == 2 else ["gain", "cost at -1 pt"])
+                drawn.setdefault(f"{name}, {mode}", {})[
+                    f"{rival}, shuffled" if shuffle else rival
+                ] = [figure[0] for figure in figures]
+    if args.plot:
+        bars(args.plot, drawn)
+
+
+def bars(path: str, drawn: dict[str, dict[str, list[float]]]) -> None:
+    import matplotlib.pyplot as plt
+
+    tallest = max(len(rows) for rows in drawn.values())
+    figure, columns = plt.subplots(
+        1, len(drawn), figsize=(4 * len(drawn), 1 + 0.3 * tallest), squeeze=False
+    )
+    for axes, (title, rows) in zip(columns[0], drawn.items(), strict=True):
+        means_ = [np.mean(values) for values in rows.values()]
+        axes.errorbar(
+            means_, list(rows), xerr=[np.std(v) for v in rows.values()], fmt="o", capsize=2
+        )
+        axes.invert_yaxis()
+        axes.grid(axis="x", alpha=0.3)
+        axes.set(title=title)
+    figure.tight_layout()
+    figure.savefig(path)
 
 
 def report(name: str, figures: list[tuple[float, ...]], labels: list[str]) -> None:
@@ -188,16 +213,69 @@ def stream(table: Table, order: np.ndarray, seed: int, weight: float) -> np.ndar
     return np.array(rewards)
 
 
+def lin_ucb(table: Table, order: np.ndarray, seed: int, weight: float) -> np.ndarray:
+    """Ridge per route on the embedding and a constant, and an upper bound of its expectation."""
+    dim = table.x.shape[1] + 1
+    inverse, product = np.stack([np.eye(dim)] * 2), np.zeros((2, dim))
+    rewards = []
+    for i in order:
+        x = np.append(table.x[i], 1.0)
+        reach = inverse @ x
+        bound = (reach * product).sum(axis=1) + 0.1 * np.sqrt(reach @ x)
+        r = int((bound - weight * np.arange(2)).argmax())
+        q = table.quality[i, r]
+        inverse[r] -= np.outer(reach[r], reach[r]) / (1.0 + reach[r] @ x)
+        product[r] += q * x
+        rewards.append(q - weight * r)
+    return np.array(rewards)
+
+
+def likeliest(ridges: list, noise: float) -> list[tuple[float, float]]:  # type: ignore[type-arg]
+    found = [sum(ridge.log_evidence(r, noise) for ridge in ridges) for r in outcome._RATIOS]
+    return [(outcome._RATIOS[int(np.argmax(found))], 1.0)]
+
+
+STREAMS: dict[str, tuple[Callable[..., np.ndarray], list[tuple[object, str, object]]]] = {
+    "best single, in hindsight": (lambda t, order, seed, w: t.quality[order, 1] - w, []),
+    "LinUCB": (lin_ucb, []),
+    "sona": (stream, []),
+    "- doubts drawn in full": (stream, [(levels, "_NEAR", 1e12)]),
+    "- raw means as levels": (stream, [(outcome, "_ROUNDS", 1)]),
+    "- likeliest ratio only": (stream, [(outcome, "_plausible", likeliest)]),
+}
+
+
 def online(args: argparse.Namespace) -> None:
+    """Reward, quality less 0.1 for the strong model, against context-free Thompson sampling."""
     table = load(folder(args.data), "mmlu")
-    gains = []
+    gains: dict[str, list[tuple[float, ...]]] = {}
+    curves: dict[str, list[np.ndarray]] = {}
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         order = np.random.default_rng(seed).permutation(len(table.x))
-        ours, theirs = stream(table, order, seed, 0.1), thompson(table, order, seed, 0.1)
+        theirs = thompson(table, order, seed, 0.1)
         half = len(order) // 2
-        gains.append((ours.mean() - theirs.mean(), ours[half:].mean() - theirs[half:].mean()))
-        report(f"seed {seed}", gains[-1:], ["whole stream", "second half"])
-    report("sona - Thompson", gains, ["whole stream", "second half"])
+        for name, (method, changes) in STREAMS.items():
+            if args.only and not any(part in name for part in args.only.split(",")):
+                continue
+            with patched(*changes):
+                gain = method(table, order, seed, 0.1) - theirs
+            gains.setdefault(name, []).append((gain.mean(), gain[half:].mean()))
+            curves.setdefault(name, []).append(gain.cumsum())
+            report(f"seed {seed}, {name}", gains[name][-1:], ["whole stream", "second half"])
+    print(f"\nagainst context-free Thompson sampling, {args.seeds} seeds")
+    for name, figures in gains.items():
+        report(name, figures, ["whole stream", "second half"])
+    if args.plot:
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(figsize=(6, 4))
+        for name, runs in curves.items():
+            axes.plot(np.mean(runs, axis=0), label=name)
+        axes.axhline(0.0, color="grey", linestyle=":")
+        axes.set(xlabel="requests", ylabel="reward gained over context-free Thompson")
+        axes.legend(fontsize="small")
+        figure.tight_layout()
+        figure.savefig(args.plot)
 
 
 def intents(args: argparse.Namespace) -> None:
@@ -288,6 +366,8 @@ def main() -> None:
     parser.add_argument("question", choices=[f.__name__ for f in QUESTIONS])
     parser.add_argument("--data")
     parser.add_argument("--set", choices=["mmlu", "gsm8k", "zeroeval"])
+    parser.add_argument("--mode", choices=["log", "full"])
+    parser.add_argument("--plot", help="offline, online: write a picture here")
     parser.add_argument("--only", help="part of the name of a method; several by comma")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)

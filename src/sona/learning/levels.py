@@ -18,6 +18,10 @@ _Floats = NDArray[np.float64]
 SAID_FADE = 0.5 ** (1.0 / 32.0)
 # No mean of qualities is as far from [0, 1], whatever a model says and however routes turn.
 _FAR = 1e3
+# Outcomes near a query that exploring may count on.
+_NEAR = 20.0
+# Variance of outcomes around what was expected: this much at least.
+_LEAST_NOISE = 0.05**2
 
 
 class Turn(NamedTuple):
@@ -109,6 +113,20 @@ class Levels:
         if prior != prior:
             prior = self.overall
         return float((total + trust * prior) / (count + trust))
+
+    def at_stake(self, route: int, deviation: float) -> float:
+        """How much of the doubt about a route, for one query, is worth drawing when exploring.
+
+        What is not known about the route as a whole concerns all requests to come and counts in
+        full. The rest concerns the few that come near the query: of it counts what so many
+        outcomes as those can settle. Drawn in full, it would make every request pay for what
+        only a handful will use.
+        """
+        doubt = deviation * deviation
+        noise = float(max(self.totals[2] / self.totals[1], _LEAST_NOISE))
+        whole = min(doubt, noise / float(self.table[route, 1] + self.table[route, 3]))
+        local = doubt - whole
+        return float(np.sqrt(whole + local * local / (local + noise / _NEAR)))
 
     def follow(self, route: int, quality: float, weight: float, order: int) -> Turn | None:
         """Count an outcome; returns a turn that deserves a closer look."""

@@ -9,8 +9,10 @@ right; their average is smoother than any of them, and the linear part sees what
 Difficulty is common to all routes and takes most of the variance with it; the deviation, which
 decides, is small and needs a prior of its own. Both are Gaussian processes with the kernel
 ``v * (x.x' + share of clusterings with x and x' in one cell)``, and v, the ratio of signal to
-noise, is what the marginal likelihood says, once for the difficulty and once for the deviations.
-No outcome is held out and no data set has settings of its own.
+noise, is averaged over by the marginal likelihood, once for the difficulty and once for the
+deviations. Means of routes and difficulty are found together, because a policy that looks at the
+query gives some routes the harder ones. No outcome is held out and no data set has settings of its
+own.
 """
 
 from __future__ import annotations
@@ -37,6 +39,12 @@ _POINTS_PER_CELL = 4
 _VIEW_POINTS = 4_000
 _RATIOS = (0.005, 0.015, 0.05, 0.15, 0.5, 2.0)
 _EVIDENCE_ROUTES = 4
+#: Ratios that are less probable than this are not averaged over: each costs a factorisation.
+_HARDLY = 0.02
+#: Times that difficulty is fitted, the routes' levels before each: a route that was given the
+#: harder queries is not worse for it. Where the choice did not look at the query the first says
+#: it all.
+_ROUNDS = 4
 _PART = 4_096
 #: Share of the prior variance that is linear in the embedding; the rest is the cells'.
 _LINEAR = 0.7
@@ -70,7 +78,8 @@ class OutcomeModel:
     Attributes
     ----------
     level : ndarray of shape (n_routes,), float64
-        Mean quality of each route, shrunk to the mean over all routes.
+        Mean quality of each route on queries of the same difficulty, shrunk to the mean over all
+        routes.
     count : ndarray of shape (n_routes,), float64
         Outcomes behind it.
     noise : float
@@ -181,7 +190,16 @@ class OutcomeModel:
         count = np.bincount(route, weight, n_routes)
         total = np.bincount(route, weight * quality, n_routes)
         overall = (total.sum() + 1.0) / (count.sum() + 2.0)
-        level = (total + PRIOR_OUTCOMES * overall) / (count + PRIOR_OUTCOMES)
+
+        def levels(difficulty: NDArray[np.float64]) -> NDArray[np.float64]:
+            adjusted = total - np.bincount(route, weight * difficulty, n_routes)
+            shrunk: NDArray[np.float64] = (adjusted + PRIOR_OUTCOMES * overall) / (
+                count + PRIOR_OUTCOMES
+            )
+            return shrunk
+
+        difficulty = np.zeros(len(route))
+        level = levels(difficulty)
 
         centroids, starts = _views(points, n_clusters, seed)
         features = _Features(points.embeddings, centroids, starts)
@@ -189,9 +207,16 @@ class OutcomeModel:
         noise = max(float(weight @ residual**2 / weight.sum()), 1e-4)
 
         common = _Ridge(features, np.arange(len(route)), residual, weight)
-        shared = common.weights(_best_ratio([common], noise))
+        ratios = _plausible([common], noise)
+        for _ in range(_ROUNDS):
+            level = levels(difficulty)
+            common.aim(quality - level[route])
+            shared = np.zeros(features.width, np.float32)
+            for ratio, chance in ratios:
+                shared += np.float32(chance) * common.weights(ratio)
+            difficulty = features.product(shared).astype(np.float64)
         del common
-        residual = residual - features.product(shared)
+        residual = quality - level[route] - difficulty
         # Rows stand for means of `weight` outcomes; their scatter shows the noise all the same.
 
         def ridge(r: int) -> _Ridge:
@@ -199,13 +224,14 @@ class OutcomeModel:
 
         largest = np.argsort(-count, kind="stable")[:_EVIDENCE_ROUTES].tolist()
         ridges = {r: ridge(r) for r in largest}
-        ratio = _best_ratio(list(ridges.values()), noise)
+        ratios = _plausible(list(ridges.values()), noise)
         finest = starts[_STARTS] if len(starts) > _STARTS else len(centroids)
         at_centroids = _Features(centroids[:finest], centroids, starts).rows(np.arange(finest))
         weights = np.empty((features.width, n_routes), np.float32)
         variance = np.empty((finest, n_routes), np.float32)
         for r in range(n_routes):
-            own, variance[:, r] = (ridges.pop(r, None) or ridge(r)).posterior(ratio, at_centroids)
+            mine = ridges.pop(r, None) or ridge(r)
+            own, variance[:, r] = mine.averaged(ratios, at_centroids, noise)
             weights[:, r] = shared + own
         dim = points.embeddings.shape[1]
         spread = np.sqrt((1.0 - _LINEAR) / len(starts))
@@ -241,18 +267,21 @@ class _Ridge:
         self.n = len(mine)
         self.width = features.width
         self.primal = self.n >= self.width
-        self.target = (target[mine] * root).astype(np.float32)
-        self.product = np.zeros(self.width, np.float32)
+        self._features, self._mine, self._root = features, mine, root
         if self.primal:
             self.gram = np.zeros((self.width, self.width), np.float32)
             for part in _parts(self.n):
                 rows = features.rows(mine[part]) * root[part, None]
                 self.gram += rows.T @ rows
-                self.product += rows.T @ self.target[part]
         else:
             self.rows = features.rows(mine) * root[:, None]
             self.gram = self.rows @ self.rows.T
-            self.product = self.rows.T @ self.target
+        self.aim(target)
+
+    def aim(self, target: NDArray[np.float64]) -> None:
+        """Regress another target of all rows."""
+        self.target = (target[self._mine] * self._root).astype(np.float32)
+        self.product = self._features.back(self._mine, self._root * self.target)
 
     def _system(self, ratio: float) -> FloatArray:
         system: FloatArray = np.float32(ratio) * self.gram
@@ -293,10 +322,34 @@ class _Ridge:
             variance = prior - ratio**2 * ((cross @ inverse) * cross).sum(axis=1)
         return np.asarray(mean, np.float32), np.asarray(np.maximum(variance, 0.0), np.float32)
 
+    def averaged(
+        self, ratios: list[tuple[float, float]], at: FloatArray, noise: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """As :meth:`posterior`, over ratios and their probabilities: where they disagree, the
+        variance is the larger for it."""
+        found = [(np.float32(chance), *self.posterior(ratio, at)) for ratio, chance in ratios]
+        mean = np.zeros(self.width, np.float32)
+        for chance, own, _ in found:
+            mean += chance * own
+        variance = np.zeros(len(at), np.float32)
+        for chance, own, within in found:
+            variance += chance * (within + np.square(at @ (own - mean)) / np.float32(noise))
+        return mean, variance
 
-def _best_ratio(ridges: list[_Ridge], noise: float) -> float:
-    evidence = [sum(ridge.log_evidence(ratio, noise) for ridge in ridges) for ratio in _RATIOS]
-    return _RATIOS[int(np.argmax(evidence))]
+
+def _plausible(ridges: list[_Ridge], noise: float) -> list[tuple[float, float]]:
+    """Ratios of signal to noise and their probabilities, without those that hardly count.
+
+    Few outcomes fit any ratio. To go by the likeliest would then be to say that nothing depends
+    on the query, and to stop trying what might.
+    """
+    evidence = np.array(
+        [sum(ridge.log_evidence(ratio, noise) for ridge in ridges) for ratio in _RATIOS]
+    )
+    chance = np.exp(evidence - evidence.max())
+    chance[chance < _HARDLY * chance.sum()] = 0.0
+    chance /= chance.sum()
+    return [(r, p) for r, p in zip(_RATIOS, chance.tolist(), strict=True) if p]
 
 
 def _views(points: Points, n_clusters: int, seed: int) -> tuple[FloatArray, list[int]]:
@@ -347,6 +400,18 @@ class _Features:
         dim = self._embeddings.shape[1]
         linear = np.float32(np.sqrt(_LINEAR)) * (self._embeddings @ weights[:dim])
         return np.asarray(linear + self._one * weights[dim + self._cells].sum(axis=1))
+
+    def back(self, mine: NDArray[np.int64], values: FloatArray) -> FloatArray:
+        """Return `values`, one per row of `mine`, times these rows: shape (width,)."""
+        dim = self._embeddings.shape[1]
+        found = np.zeros(self.width, np.float32)
+        for part in _parts(len(mine)):
+            found[:dim] += values[part] @ self._embeddings[mine[part]]
+        found[:dim] *= np.float32(np.sqrt(_LINEAR))
+        cells = self._cells[mine]
+        each = np.repeat(values, cells.shape[1])
+        found[dim:] = self._one * np.bincount(cells.ravel(), each, self.width - dim)
+        return found
 
 
 def _parts(n: int) -> list[slice]:

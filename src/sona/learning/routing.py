@@ -324,7 +324,8 @@ class Router:
         cost_weight : float, default 0.0
             What a unit of cost is worth in quality.
         explore : bool, default False
-            Thompson sampling: draw every expectation from its uncertainty before comparing.
+            Thompson sampling: draw every expectation from its uncertainty before comparing, as
+            far as trying the route can settle it (see :meth:`Levels.at_stake`).
         note : bool, default True
             Whether a draw moves the random generator on; if not, the router stays as it is.
 
@@ -348,7 +349,11 @@ class Router:
         best = chosen = utility.index(max(utility))
         if explore:
             rng = self._rng if note else copy.deepcopy(self._rng)
-            chosen = int(rng.normal(utility, deviation).argmax())
+            drawn = [
+                self._levels.at_stake(number, doubt) if number >= 0 else doubt
+                for number, doubt in zip(numbers, deviation, strict=True)
+            ]
+            chosen = int(rng.normal(utility, drawn).argmax())
         return Choice(
             names[chosen],
             dict(zip(names, expected, strict=True)),
