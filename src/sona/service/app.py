@@ -208,6 +208,7 @@ class Service:
 
     async def _overview(self, request: Request) -> Response:
         tenant = await self._tenant(request)
+        await tenant.draw()
         return _answer(overview(tenant, self._status()))
 
     async def _events(self, request: Request) -> Response:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,20 @@ from sona.service.records import PatternView, RouteAnswer, RouteQuestion, RouteV
 from sona.types import LearnedPattern
 
 __all__ = ["Knowledge", "best_route", "pattern_view"]
+
+
+class PatternPositions(NamedTuple):
+    """The patterns in the two directions in which they differ most.
+
+    Attributes
+    ----------
+    positions : ndarray of shape (n, 2), float32
+    explained : float
+        Share of the patterns' variance that the map shows, in [0, 1].
+    """
+
+    positions: NDArray[np.float32]
+    explained: float
 
 
 class Knowledge:
@@ -51,10 +67,6 @@ class Knowledge:
         The largest first.
     routes : dict of str to RouteStats
         Outcomes by route over everything learned.
-    positions : ndarray of shape (n, 2), float32
-        Where each pattern lies on the map: the two directions in which they differ most.
-    explained : float
-        Share of the patterns' variance that the map shows, in [0, 1].
     """
 
     def __init__(self, message: bytes, config: SonaConfig) -> None:
@@ -66,7 +78,11 @@ class Knowledge:
         warm_start.apply_to(self._engine)
         self.patterns = sorted(self._engine.patterns, key=lambda pattern: -pattern.cluster_size)
         self.routes = self._engine.stats().routes
-        self.positions, self.explained = _map([pattern.centroid for pattern in self.patterns])
+
+    @cached_property
+    def map(self) -> PatternPositions:
+        """Where the patterns lie on the page's map; computed when it is first looked at."""
+        return PatternPositions(*_project([pattern.centroid for pattern in self.patterns]))
 
     def route(self, question: RouteQuestion) -> RouteAnswer:
         """Decide; see :meth:`SonaEngine.route` for what is refused."""
@@ -106,7 +122,7 @@ def pattern_view(pattern: LearnedPattern) -> PatternView:
     )
 
 
-def _map(centroids: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], float]:
+def _project(centroids: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], float]:
     """Project on the first two principal components.
 
     The Gram matrix of the shorter side is decomposed: of 10,000 patterns with 384 dimensions a

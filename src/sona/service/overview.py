@@ -66,7 +66,7 @@ def _map(knowledge: Knowledge | None) -> PatternMap:
             best_route(pattern),
         )
         for pattern, (x, y) in zip(
-            knowledge.patterns[:_POINTS], knowledge.positions[:_POINTS], strict=True
+            knowledge.patterns[:_POINTS], knowledge.map.positions[:_POINTS], strict=True
         )
     ]
-    return PatternMap(knowledge.explained, len(knowledge.patterns), points)
+    return PatternMap(knowledge.map.explained, len(knowledge.patterns), points)

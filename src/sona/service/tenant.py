@@ -162,6 +162,12 @@ class Tenant:
         ]
         return sorted(views, key=lambda view: (-view.timestamp, view.agent_id))
 
+    async def draw(self) -> None:
+        """Lay out the map of the patterns, which takes too long for the event loop's thread."""
+        knowledge = self.knowledge
+        if knowledge is not None:
+            await _in(self._reader, lambda: knowledge.map)
+
     def note_costs(self, costs: Mapping[str, float] | None) -> None:
         """Remember what a caller says that routes cost; shown, never decided by."""
         for route, cost in (costs or {}).items():
