@@ -111,6 +111,7 @@ class Advisor:
         self._known = {name: int(route.count) for name, route in engine.stats().routes.items()}
         self._cost_weight = check_number("cost_weight", cost_weight, 0.0, 1e12)
         self._latency_weight = check_number("latency_weight", latency_weight, 0.0, 1e12)
+        self._weighs = self._cost_weight > 0.0 or self._latency_weight > 0.0
         self._expenses: dict[str, _Expense] = {}
         self._turn = threading.Lock()
         self._lessons: queue.Queue[tuple[ArrayLike, str, float]] = queue.Queue()
@@ -120,7 +121,7 @@ class Advisor:
     def choose(self, vector: ArrayLike, routes: Sequence[str]) -> str | None:
         """Return the best route for a query, or None while the engine is busy learning."""
         explore = any(self._known.get(name, 0) < self._explore for name in routes)
-        costs = {name: self._expense(name) for name in routes}
+        costs = {name: self._expense(name) for name in routes} if self._weighs else None
         if not self._turn.acquire(timeout=_PATIENCE):
             return None
         try:
