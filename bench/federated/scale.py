@@ -118,7 +118,7 @@ def restart(sessions: int) -> None:
         for number in range(52):
             coordinator.aggregate(export(number, 1_000), consolidate=False)
         described = msgspec.json.encode(
-            Summary(100, 50, config.quality_threshold, 50.0, b"\x01\0\0\0" * 101, 0, "x" * 64)
+            Summary(100, 50, config.quality_threshold, 50.0, b"\x01\0\0\0" * 101, 0)
         )
         # Start-up reads what sessions are summed up to, never their bodies.
         with coordinator.store._database.writing() as run:

@@ -226,8 +226,6 @@ class Summary(Record, frozen=True, eq=False):
         How many fall in each of 101 steps of quality, uint32.
     first : int
         Earliest time among the rows, milliseconds since the epoch.
-    prefix : str
-        Digest of the rows, by which a later export shows that it only adds to them.
     """
 
     rows: int
@@ -236,4 +234,3 @@ class Summary(Record, frozen=True, eq=False):
     total: float
     histogram: bytes
     first: int
-    prefix: str

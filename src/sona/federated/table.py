@@ -253,11 +253,12 @@ def _canonical(texts: list[str], tensors: dict[str, NDArray[Any]]) -> bool:
     }
     if {name: array.dtype for name, array in tensors.items()} != dtypes:
         return False
-    routes = tensors["routes"]
-    used = np.concatenate([routes[routes >= 0], tensors["context_tags"]])
-    seen = np.maximum.accumulate(used) if len(used) else used
-    in_order = bool((np.diff(seen, prepend=-1) <= 1).all())
-    return in_order and len(set(texts)) == len(texts) == (int(seen[-1]) + 1 if len(seen) else 0)
+    seen = 0
+    for index in [*tensors["routes"].tolist(), *tensors["context_tags"].tolist()]:
+        if index > seen:
+            return False
+        seen += index == seen
+    return seen == len(texts) == len(set(texts))
 
 
 def _vector(index: int, embedding: ArrayLike) -> FloatArray:

@@ -104,7 +104,6 @@ def summarise(export: AgentExport, valid: NDArray[np.bool_], threshold: float) -
         total=float((quality * times).sum()),
         histogram=histogram.tobytes(),
         first=int(stamps.min()) if len(stamps) else export.timestamp,
-        prefix=export.export_id if compact else table.digest(len(table)),
     )
 
 
@@ -122,9 +121,10 @@ def _faults(export: AgentExport) -> dict[str, NDArray[np.bool_]]:
     table = export.trajectories
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", table.embeddings, table.embeddings, dtype=np.float64))
+        finite = np.isfinite(norms)  # no square of a finite float32 overflows a float64
         return {
-            "embedding not finite": ~np.isfinite(table.embeddings).all(axis=1),
-            f"embedding longer than {MAX_NORM:g}": np.isfinite(norms) & (norms > MAX_NORM),
+            "embedding not finite": ~finite,
+            f"embedding longer than {MAX_NORM:g}": finite & (norms > MAX_NORM),
             "quality not finite": ~np.isfinite(table.quality),
             "quality outside [0, 1]": np.isfinite(table.quality)
             & ((table.quality < 0.0) | (table.quality > 1.0)),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import repeat
+
 from sona.federated import AgentExport, AggregationResult
 from sona.service.history import Entry, now_ms
 from sona.service.problems import ProblemError
@@ -61,17 +64,15 @@ def entry_of(export: AgentExport, result: AggregationResult, warm: bool) -> Entr
 
 def outcomes_by_route(export: AgentExport) -> dict[str, tuple[int, float]]:
     """Return number of outcomes and sum of their quality for each named route."""
+    found: Iterable[tuple[str | None, int, float]]
     if export.sketch is not None:
-        found = [
+        found = (
             (route, round(count), mean * count)
             for _, route, mean, count in export.sketch.outcomes()
-        ]
+        )
     else:
         table = export.trajectories
-        found = [
-            (route, 1, quality)
-            for route, quality in zip(table.routes, table.quality.tolist(), strict=True)
-        ]
+        found = zip(table.routes, repeat(1), table.quality.tolist(), strict=False)
     sums: dict[str, tuple[int, float]] = {}
     for route, count, total in found:
         if route is not None and count and 0.0 <= total <= count:
