@@ -6,6 +6,8 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +156,19 @@ def test_processes_on_one_store_neither_lose_nor_double(durable):
     assert coord.agent_count == coord.total_trajectories == 45
     assert sum(d.ruling == "duplicate" for d in coord.decisions(1000)) == 15
     assert coord.store.check() == []
+    coord.close()
+
+
+def test_threads_on_one_coordinator_neither_lose_nor_double(durable):
+    coord = FederatedCoordinator("c", CONFIG, durable)
+    sent = [export(f"agent-{number}", axis=number % DIM) for number in range(12)] * 3
+    with ThreadPoolExecutor(8) as pool:
+        told = Counter(pool.map(lambda one: coord.aggregate(one, learn=False).ruling, sent))
+    assert told == {"accepted": 12, "duplicate": 24}
+    assert coord.unlearned == 12
+    assert [e.agent_id for e in coord.exports] == sorted({e.agent_id for e in sent})
+    numbers = [held.sequence for held in coord.store.changes(0).sessions]
+    assert numbers == sorted(set(numbers))
     coord.close()
 
 
