@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import threading
@@ -349,7 +350,12 @@ class Tenant:
 
     async def _read(self) -> None:
         def read() -> Knowledge:
-            return Knowledge((self._folder / PUBLISHED).read_bytes(), self._config())
+            knowledge = Knowledge((self._folder / PUBLISHED).read_bytes(), self._config())
+            # Thousands of patterns live until the next publication. A collector that walks them
+            # holds up every answer, so it is told to leave them out.
+            gc.collect()
+            gc.freeze()
+            return knowledge
 
         started = time.perf_counter()
         try:
