@@ -1,6 +1,6 @@
 """A hundred thousand damaged bodies: no crash, no 500, bounded memory, every refusal typed.
 
-python -m bench.service.fuzz [--bodies 100000 --clients 4]
+python -m bench.service.fuzz [--bodies 100000 --clients 4 --seed 0]
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bodies", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     good = exports(1, 12, 8)[0].to_bytes()
     answers: Counter[int] = Counter()
@@ -52,7 +53,7 @@ def main() -> None:
         service = ServiceProcess(Path(folder, "service"), free_port())
 
         def send(number: int) -> None:
-            dice = random.Random(number)
+            dice = random.Random(1_000 * args.seed + number)
             connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
             for _ in range(args.bodies // args.clients):
                 connection.request("POST", "/v1/exports", damaged(good, dice))
@@ -74,6 +75,7 @@ def main() -> None:
         service.stop()
     print(f"{sum(answers.values())} bodies in {took:.0f} s; answers {dict(answers)}")
     print(f"memory of the service: {before:.0f} MiB before, {after:.0f} MiB after")
+    assert sum(answers.values()) == args.bodies // args.clients * args.clients
     assert not untyped
     assert not any(status >= 500 for status in answers)
 

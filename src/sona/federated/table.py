@@ -163,14 +163,20 @@ class TrajectoryTable(Sequence[TrajectoryExport]):
             embeddings = self.embeddings.astype(dtype, copy=False)
         if dtype != np.float32 and np.isinf(embeddings).any():
             raise RangeError("`trajectories` must fit float16 (at most 65504); use float32")
-        return list(index), {
-            "embeddings": embeddings,
-            "quality": self.quality,
-            "timestamps": self.timestamps,
-            "routes": np.array(routes, np.int32),
-            "context_ends": ends,
-            "context_tags": np.array(tags, np.int32),
-        }
+        columns = (
+            list(index),
+            {
+                "embeddings": embeddings,
+                "quality": self.quality,
+                "timestamps": self.timestamps,
+                "routes": np.array(routes, np.int32),
+                "context_ends": ends,
+                "context_tags": np.array(tags, np.int32),
+            },
+        )
+        if dtype == np.float32:  # an export asks for its name and for its bytes
+            self._columns = columns
+        return columns
 
     def digest(self, rows: int) -> str:
         """Name derived from the first `rows` rows: a table that adds to another shares it."""
