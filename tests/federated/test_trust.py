@@ -48,9 +48,9 @@ def promote(route, quality):
 def fleet(liars=(), lie=invert, honest=16):
     coord = FederatedCoordinator("c", CONFIG)
     for number in range(honest):
-        coord.aggregate(export(f"honest-{number}"))
+        coord.aggregate(export(f"honest-{number}"), learn=False)
     for name in liars:
-        coord.aggregate(export(name, lie))
+        coord.aggregate(export(name, lie), learn=False)
     coord.force_consolidate()
     return coord
 
@@ -84,7 +84,7 @@ def test_who_contradicts_everybody_is_left_out(lie):
 def test_saying_it_more_often_does_not_help():
     coord = FederatedCoordinator("c", CONFIG)
     for number in range(16):
-        coord.aggregate(export(f"honest-{number}"))
+        coord.aggregate(export(f"honest-{number}"), learn=False)
     rng = np.random.default_rng(0)
     for replay in range(20):  # the same rows in altered bytes, as new sessions
         sent = export("liar", invert)
@@ -92,7 +92,7 @@ def test_saying_it_more_often_does_not_help():
             TrajectoryExport(r.embedding + 1e-4 * rng.standard_normal(DIM), r.quality, r.route)
             for r in sent.trajectories
         ]
-        coord.aggregate(AgentExport("liar", rows, None, 0, replay))
+        coord.aggregate(AgentExport("liar", rows, None, 0, replay), learn=False)
     coord.force_consolidate()
     assert dropped(coord) == {"liar"}
     assert worth(coord) == pytest.approx(1.7)
