@@ -87,21 +87,17 @@ def main() -> None:
         for start in range(0, share * ROUNDS, share):
             rates["directly"].append(direct.put(bodies[start : start + share]))
             rates["service"].append(through(clients, made[start : start + share]))
-        acknowledged, began = share * ROUNDS * args.rows, time.perf_counter()
-        behind = unlearned(service)
-        while json.loads(service.get("/v1/overview")[1])["version"] < acknowledged:
+        print(f"{share * ROUNDS} exports of {len(bodies[0])} bytes, {args.clients} clients")
+        for name, seen in rates.items():
+            print(f"{name:9s} {statistics.median(seen):7.1f} exports/s  {[round(r) for r in seen]}")
+        ratios = [b / a for a, b in zip(rates["directly"], rates["service"], strict=True)]
+        print(f"ratio     {statistics.median(ratios):7.2f} (median of {ROUNDS} turns)")
+        behind, began = unlearned(service), time.perf_counter()
+        print(f"{behind} exports were not learned yet at the last acknowledgement", flush=True)
+        while json.loads(service.get("/v1/overview")[1])["version"] < share * ROUNDS * args.rows:
             time.sleep(0.05)
-        lag = time.perf_counter() - began
+        print(f"all were learned and published {time.perf_counter() - began:.1f} s later")
         service.stop()
-    print(f"{share * ROUNDS} exports of {len(bodies[0])} bytes, {args.clients} clients")
-    for name, seen in rates.items():
-        print(f"{name:9s} {statistics.median(seen):7.1f} exports/s  {[round(r) for r in seen]}")
-    ratios = [b / a for a, b in zip(rates["directly"], rates["service"], strict=True)]
-    print(f"ratio     {statistics.median(ratios):7.2f} (median of {ROUNDS} turns)")
-    print(
-        f"{behind} exports were not learned yet at the last acknowledgement;"
-        f" all were learned and published {lag:.1f} s later"
-    )
 
 
 if __name__ == "__main__":
