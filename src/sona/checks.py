@@ -39,6 +39,8 @@ def check_number(name: str, value: object, low: float, high: float) -> float:
 
 def check_count(name: str, value: object, low: int = 1) -> int:
     """Return `value` as an int that is at least `low`."""
+    if type(value) is int and value >= low:  # the usual case, for little
+        return value
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise DTypeError(f"`{name}` must be an integer; got {value!r}")
     if value < low:
