@@ -85,7 +85,7 @@ def test_a_revoked_token_is_refused_at_once(shared, capsys):
     assert get(service, "/v1/patterns", token)[0] == 200
     assert main(["token", "list", "--store", store]) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if "brief" in x)
-    assert token.rpartition("_")[2] not in line
+    assert token.split("_", 2)[2] not in line  # a secret may hold underscores itself
     assert main(["token", "revoke", line.split()[0], "--store", store]) == 0
     assert get(service, "/v1/patterns", token)[0] == 401
     assert main(["token", "revoke", line.split()[0], "--store", store]) == 1
