@@ -1,7 +1,7 @@
 """Routing on real outcomes: sona, its ablations and simple rivals, over several splits.
 
 python bench/learning/routing.py offline --data FOLDER
-python bench/learning/routing.py online | intents | drift | calibration --data FOLDER
+python bench/learning/routing.py online | intents | drift | newcomer | calibration --data FOLDER
 """
 
 from __future__ import annotations
@@ -335,6 +335,50 @@ def drift(args: argparse.Namespace) -> None:
     print("  alarms before anything happened:", false_alarms)
 
 
+def newcomer(args: argparse.Namespace) -> None:
+    """Two routes of quality .7 and .6; after 1,500 requests a third one is offered.
+
+    It is better everywhere (.85), or for a fifth of the queries (.95, elsewhere .4). Reported:
+    how many of the queries it is better for came before it took 14 of 20 of them (-1: never within
+    2,500 requests), and its share of the last 200 of them.
+    """
+    for name, changes in (
+        ("sona", []),
+        ("- doubts drawn in full", [(levels, "_NEAR", 1e12)]),
+    ):
+        for everywhere in (True, False):
+            figures = []
+            for seed in range(args.first_seed, args.first_seed + args.seeds):
+                with patched(*changes):
+                    won = np.array(offered(seed, everywhere))
+                taken = [i for i in range(len(won) - 19) if won[i : i + 20].sum() >= 14]
+                figures.append((float(min(taken, default=-1)), float(won[-200:].mean())))
+            title = f"{name}, better {'everywhere' if everywhere else 'for a fifth'}"
+            report(title, figures, ["until taken", "share at the end"])
+            print("    until taken, per seed:", [int(until) for until, _ in figures])
+
+
+def offered(seed: int, everywhere: bool) -> list[bool]:
+    rng = np.random.default_rng(seed)
+    router = Router(32, seed=seed)
+    x = rng.standard_normal((4_000, 32)).astype(np.float32)
+    region = rng.random(4_000) < 0.2
+    x[region] *= 0.4
+    x[region, 0] += 3.0
+    won = []
+    for step, query in enumerate(unit(x)):
+        better = everywhere or bool(region[step])
+        names = ["0", "1", "2"] if step >= 1_500 else ["0", "1"]
+        route = router.decide(query, names, explore=True).route
+        new = 0.85 if everywhere else 0.95 if better else 0.4
+        router.observe(query, route, float(rng.random() < (0.7, 0.6, new)[int(route)]))
+        if router.due:
+            router.learn()
+        if step >= 1_500 and better:
+            won.append(route == "2")
+    return won
+
+
 def calibration(args: argparse.Namespace) -> None:
     for name, mode in (("mmlu", "log"), ("gsm8k", "log"), ("zeroeval", "full")):
         table = load(folder(args.data), name)
@@ -378,7 +422,7 @@ def main() -> None:
     print(f"{time.perf_counter() - start:.0f} s")
 
 
-QUESTIONS = [offline, online, intents, drift, calibration]
+QUESTIONS = [offline, online, intents, drift, newcomer, calibration]
 
 if __name__ == "__main__":
     main()
