@@ -11,7 +11,7 @@ import pytest
 from sona._core import aligned_zeros, reference
 from sona.errors import DTypeError, NonFiniteError, RangeError, ShapeError
 
-START = (20.0, 0.5, 0.5, 0.1, 0.1, 0.03, 0.15, 0.4, 200.0)
+START = (20.0, 0.5, 0.5, 0.1, 0.1, 0.03, 0.0, 0.15, 0.4, 200.0)
 RULE = {"temperature": 0.03, "rate": 0.1, "decay": 0.005, "max_norm": 1.0, "damping": 0.3}
 
 

@@ -127,10 +127,19 @@ def test_gate_trusts_honest_feedback_only() -> None:
         assert _watch(TrustGate(), outcome).trust == 0.0
 
 
-def test_gate_closes_when_feedback_turns_and_opens_again() -> None:
+def test_gate_closes_when_feedback_says_nothing_and_opens_again() -> None:
     gate = _watch(TrustGate(), lambda e, rng: float(rng.random() < e))
-    assert _watch(gate, lambda e, rng: float(rng.random() >= e), 200).trust == 0.0
+    assert _watch(gate, lambda e, rng: float(rng.random() < 0.5), 600).trust == 0.0
+    assert not gate.contradicted
     assert _watch(gate, lambda e, rng: float(rng.random() < e), 600).trust > 0.5
+
+
+def test_gate_does_not_believe_again_what_said_the_opposite() -> None:
+    gate = _watch(TrustGate(), lambda e, rng: float(rng.random() < e))
+    _watch(gate, lambda e, rng: float(rng.random() >= e), 300)
+    assert gate.contradicted
+    # By now the bank may have come to expect the lies.
+    assert _watch(gate, lambda e, rng: float(rng.random() < e), 2_000).trust == 0.0
 
 
 def test_gate_state_can_be_set_and_is_checked() -> None:
@@ -142,5 +151,5 @@ def test_gate_state_can_be_set_and_is_checked() -> None:
     with pytest.raises(ShapeError):
         other.moments = (1.0, 2.0)
     with pytest.raises(NonFiniteError):
-        other.moments = (20.0, 0.5, 0.5, float("nan"), 0.1, 0.0)
+        other.moments = (20.0, 0.5, 0.5, float("nan"), 0.1, 0.0, 0.0)
     assert other.moments == before

@@ -457,7 +457,7 @@ def outcome_step(lower, upper, x, centroids, values, target, gate, similarities,
             and sona_is_ready(centroids, NPY_FLOAT32, 2) and sona_dim(centroids, 1) == own.dim
             and sona_is_ready(values, NPY_FLOAT32, 1)
             and sona_dim(values, 0) == sona_dim(centroids, 0)
-            and sona_is_ready_out(gate, NPY_FLOAT64, 1) and sona_dim(gate, 0) == 9
+            and sona_is_ready_out(gate, NPY_FLOAT64, 1) and sona_dim(gate, 0) == 10
             and sona_is_ready_out(similarities, NPY_FLOAT32, 1)
             and sona_dim(similarities, 0) == sona_dim(centroids, 0)
             and 0 < seen <= sona_dim(centroids, 0)
@@ -480,13 +480,13 @@ def outcome_step(lower, upper, x, centroids, values, target, gate, similarities,
 
 
 def gate_trust(gate):
-    if not (sona_is_ready(gate, NPY_FLOAT64, 1) and sona_dim(gate, 0) == 9):
+    if not (sona_is_ready(gate, NPY_FLOAT64, 1) and sona_dim(gate, 0) == 10):
         contracts.check_gate(gate)
     return _gate_trust(<const double*>sona_data(gate))
 
 
 def gate_observe(gate, expected, target):
-    if not (sona_is_ready_out(gate, NPY_FLOAT64, 1) and sona_dim(gate, 0) == 9):
+    if not (sona_is_ready_out(gate, NPY_FLOAT64, 1) and sona_dim(gate, 0) == 10):
         contracts.check_gate(gate)
     _gate_observe(<double*>sona_data(gate), expected, target)
 

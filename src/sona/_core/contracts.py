@@ -71,7 +71,7 @@ def check_outcome(
 
 
 def check_gate(gate: Any) -> None:
-    require(gate, (9,), np.float64, "gate", writable=True)
+    require(gate, (10,), np.float64, "gate", writable=True)
 
 
 def check_similarities_to(rows: Any, x: Any, out: Any) -> None:

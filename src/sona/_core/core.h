@@ -51,8 +51,9 @@ double outcome_step(const Adapter& lower, const Adapter& upper, const float* x,
                     const DecisionStep& step, double* gate, float* similarities,
                     float* scratch) noexcept;
 
-// A gate is 9 numbers: weight, means of what was expected and of what came, their variances and
-// covariance, and its rule: the correlations that are least and enough, and the horizon.
+// A gate is 10 numbers: weight, means of what was expected and of what came, their variances and
+// covariance, whether they ever contradicted each other, and its rule: the correlations that are
+// least and enough, and the horizon.
 double gate_trust(const double* gate) noexcept;
 void gate_observe(double* gate, double expected, double target) noexcept;
 

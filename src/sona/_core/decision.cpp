@@ -17,6 +17,13 @@ const double NOISE = 1e-6;
 const float OUT_OF_SIGHT = 14.0f;
 // Below this product of standard deviations a correlation would be one of rounding noise.
 const double FLAT = 1e-6;
+// Standard errors below zero from which a correlation is a contradiction.
+const double CONTRADICTION = -3.5;
+
+double gate_correlation(const double* gate) {
+    const double scale = sqrt(gate[3] * gate[4]);
+    return scale > FLAT ? gate[5] / scale : 0.0;
+}
 
 // Patterns that take part in a decision, in no particular order.
 struct Sight {
@@ -245,15 +252,14 @@ double outcome_step(const Adapter& lower, const Adapter& upper, const float* x,
 }
 
 double gate_trust(const double* gate) noexcept {
-    const double scale = sqrt(gate[3] * gate[4]);
-    const double correlation = scale > FLAT ? gate[5] / scale : 0.0;
-    const double earned = (correlation - gate[6]) / (gate[7] - gate[6]);
+    if (gate[6] > 0.0) return 0.0;
+    const double earned = (gate_correlation(gate) - gate[7]) / (gate[8] - gate[7]);
     const double share = earned < 0.0 ? 0.0 : earned > 1.0 ? 1.0 : earned;
-    return share * sqrt(gate[0] / gate[8]);
+    return share * sqrt(gate[0] / gate[9]);
 }
 
 void gate_observe(double* gate, double expected, double target) noexcept {
-    const double count = gate[0] + 1.0 < gate[8] ? gate[0] + 1.0 : gate[8];
+    const double count = gate[0] + 1.0 < gate[9] ? gate[0] + 1.0 : gate[9];
     const double take = 1.0 / count, keep = 1.0 - take;
     const double de = expected - gate[1], dt = target - gate[2];
     gate[0] = count;
@@ -262,6 +268,7 @@ void gate_observe(double* gate, double expected, double target) noexcept {
     gate[3] = keep * (gate[3] + take * de * de);
     gate[4] = keep * (gate[4] + take * dt * dt);
     gate[5] = keep * (gate[5] + take * de * dt);
+    if (gate_correlation(gate) * sqrt(count) < CONTRADICTION) gate[6] = 1.0;
 }
 
 }  // namespace sona

@@ -23,6 +23,8 @@ _NOISE = 1e-6
 _OUT_OF_SIGHT = 14.0
 # Below this product of standard deviations a correlation would be one of rounding noise.
 _FLAT = 1e-6
+# Standard errors below zero from which a correlation is a contradiction.
+_CONTRADICTION = -3.5
 
 
 def decision_step(
@@ -160,7 +162,7 @@ def outcome_step(
         What each pattern expects, in [0, 1].
     target : float
         What came out, in [0, 1].
-    gate : ndarray of float64, shape (9,)
+    gate : ndarray of float64, shape (10,)
         See :func:`gate_trust`; counts this outcome in.
     similarities : ndarray of float32, shape (n,)
         Receives the products of the centroids with `x`.
@@ -218,24 +220,28 @@ def gate_trust(gate: npt.NDArray[np.float64]) -> float:
 
     Parameters
     ----------
-    gate : ndarray of float64, shape (9,)
-        Weight; means of what was expected and of what came; their variances and covariance; then
-        the rule: the correlation below which there is no trust, the one from which it is full,
-        and the number of outcomes over which the gate forgets.
+    gate : ndarray of float64, shape (10,)
+        Weight; means of what was expected and of what came; their variances and covariance;
+        whether they ever contradicted each other (then there is no trust any more); then the
+        rule: the correlation below which there is no trust, the one from which it is full, and
+        the number of outcomes over which the gate forgets.
     """
     contracts.check_gate(gate)
-    count, _, _, ee, tt, et, least, enough, horizon = map(float, gate)
-    scale = math.sqrt(ee * tt)
-    correlation = et / scale if scale > _FLAT else 0.0
-    earned = (correlation - least) / (enough - least)
+    count, contradicted, least, enough, horizon = map(float, gate[[0, 6, 7, 8, 9]])
+    if contradicted > 0.0:
+        return 0.0
+    earned = (_gate_correlation(gate) - least) / (enough - least)
     share: float = np.clip(earned, 0.0, 1.0)
     return float(share * math.sqrt(count / horizon))
 
 
 def gate_observe(gate: npt.NDArray[np.float64], expected: float, target: float) -> None:
-    """Count one outcome and what was expected of it into a gate; see :func:`gate_trust`."""
+    """Count one outcome and what was expected of it into a gate; see :func:`gate_trust`.
+
+    A correlation that is 3.5 standard errors below zero is a contradiction.
+    """
     contracts.check_gate(gate)
-    count, mean_e, mean_t, ee, tt, et, _, _, horizon = map(float, gate)
+    count, mean_e, mean_t, ee, tt, et, _, _, _, horizon = map(float, gate)
     count = float(np.minimum(count + 1.0, horizon))
     take = 1.0 / count
     keep = 1.0 - take
@@ -248,6 +254,14 @@ def gate_observe(gate: npt.NDArray[np.float64], expected: float, target: float) 
         keep * (tt + take * dt * dt),
         keep * (et + take * de * dt),
     )
+    if _gate_correlation(gate) * math.sqrt(count) < _CONTRADICTION:
+        gate[6] = 1.0
+
+
+def _gate_correlation(gate: npt.NDArray[np.float64]) -> float:
+    ee, tt, et = map(float, gate[3:6])
+    scale = math.sqrt(ee * tt)
+    return et / scale if scale > _FLAT else 0.0
 
 
 class _Adapted:

@@ -255,7 +255,8 @@ class Adaptation:
         units = unit(fresh.inputs)[0]
         old = self._tiers(layer)
         before = float(losses(old.apply(fresh.inputs), fresh, centroids).mean())
-        if not agrees(fresh, units, centroids):
+        denied = layer == 0 and self.gate.contradicted
+        if denied or not agrees(fresh, units, centroids):
             return Fitted(trusted=False, loss_before=before, loss_after=before)
 
         state.cycles += 1

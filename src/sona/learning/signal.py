@@ -258,6 +258,11 @@ class TrustGate:
     reward can do to decisions. The unadapted bank is the judge because an adapter that was taught
     nonsense would expect nonsense.
 
+    A lie that is told long enough becomes what the bank thinks: it counts all outcomes. So a
+    contradiction, a correlation 3.5 standard errors below zero, is remembered: feedback that once
+    said the opposite of what the bank knew teaches the adapters of this engine nothing any more.
+    Routes are chosen by what was counted all the same.
+
     Notes
     -----
     Starts between honest feedback and none, so that the first outcome teaches and few decide.
@@ -270,12 +275,12 @@ class TrustGate:
     ENOUGH = 0.4
     # Outcomes over which the estimate forgets, and those that its start is worth.
     _HORIZON, _CREDIT = 200.0, 20.0
-    _START = (_CREDIT, 0.5, 0.5, 0.1, 0.1, 0.03)
+    _START = (_CREDIT, 0.5, 0.5, 0.1, 0.1, 0.03, 0.0)
 
     __slots__ = ("state",)
 
     def __init__(self) -> None:
-        #: The six moments and the rule, as :func:`sona._core.outcome_step` takes them.
+        #: The moments and the rule, as :func:`sona._core.outcome_step` takes them.
         self.state = np.array([*self._START, self.LEAST, self.ENOUGH, self._HORIZON])
 
     def observe(self, expected: float, target: float) -> None:
@@ -285,7 +290,7 @@ class TrustGate:
     @property
     def correlation(self) -> float:
         """The running correlation, in [-1, 1]; 0.0 where either side is constant."""
-        _, _, _, ee, tt, et = self.moments
+        ee, tt, et = self.moments[3:6]
         scale = math.sqrt(ee * tt)
         return et / scale if scale > _FLAT else 0.0
 
@@ -298,21 +303,26 @@ class TrustGate:
         return _core.gate_trust(self.state)
 
     @property
+    def contradicted(self) -> bool:
+        """Whether the feedback ever said the opposite of what the bank expected."""
+        return bool(self.state[6] > 0.0)
+
+    @property
     def moments(self) -> tuple[float, ...]:
         """The state: weight, means of expectation and outcome, their variances, covariance.
 
-        Settable; raises ShapeError or RangeError where six such numbers are not given.
+        And 1.0 where they ever contradicted each other. Settable; raises ShapeError or RangeError
+        where seven such numbers are not given.
         """
-        return tuple(self.state[:6].tolist())
+        return tuple(self.state[:7].tolist())
 
     @moments.setter
     def moments(self, values: Sequence[float]) -> None:
-        if len(values) != 6:
-            raise ShapeError(f"`moments` must hold 6 numbers; got {len(values)}")
-        names = ("weight", "mean_e", "mean_t", "var_e", "var_t", "covariance")
-        lows = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-        highs = (self._HORIZON, 1.0, 1.0, 1.0, 1.0, 1.0)
-        count, mean_e, mean_t, ee, tt, et = (
+        if len(values) != 7:
+            raise ShapeError(f"`moments` must hold 7 numbers; got {len(values)}")
+        names = ("weight", "mean_e", "mean_t", "var_e", "var_t", "covariance", "contradicted")
+        lows = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+        highs = (self._HORIZON, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+        self.state[:7] = [
             check_number(*each) for each in zip(names, map(float, values), lows, highs, strict=True)
-        )
-        self.state[:6] = (count, mean_e, mean_t, ee, tt, et)
+        ]
