@@ -69,7 +69,7 @@ def answered_by(response):
 async def logged(router, seen):
     """LiteLLM logs after it has answered, and sona learns after that."""
     engine = router._advisor.engine
-    for _ in range(400):
+    for _ in range(12_000):  # its first log waits for what LiteLLM imports then
         if engine.stats().trajectories_seen >= seen:
             return router.flush()
         await asyncio.sleep(0.005)
