@@ -531,3 +531,21 @@ def test_dimensions_may_differ(rng):
     assert engine.route(np.eye(DIM)[0]).route == "r0"
     eye = np.eye(8, dtype=np.float32)
     assert np.abs(engine.apply_base_lora(0, eye) - eye).max() > 0.0
+
+
+def test_a_decision_that_was_prepared_and_shows_no_pattern_is_the_same():
+    rng = np.random.default_rng(0)
+    engines = [SonaEngine(SonaConfig(hidden_dim=8)) for _ in range(2)]
+    for _ in range(60):
+        x, route, quality = rng.standard_normal(8), "ab"[rng.integers(2)], float(rng.random())
+        for engine in engines:
+            trajectory = engine.begin_trajectory(x)
+            trajectory.set_model_route(route)
+            engine.end_trajectory(trajectory, quality)
+        engines[1].prepare()
+        shown, bare = engines[0].route(x), engines[1].route(x, n_patterns=0)
+        assert (shown.route, shown.expected) == (bare.route, bare.expected)
+        assert shown.patterns
+        assert not bare.patterns
+    with pytest.raises(RangeError, match="n_patterns"):
+        engines[0].route(x, n_patterns=-1)

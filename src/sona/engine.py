@@ -345,6 +345,8 @@ class SonaEngine:
         costs: Mapping[str, float] | None = None,
         cost_weight: float = 0.0,
         explore: bool = False,
+        *,
+        n_patterns: int = _SHOWN,
     ) -> RouteDecision:
         """Choose a route for a query.
 
@@ -362,6 +364,8 @@ class SonaEngine:
         explore : bool, default False
             Draw expectations from their uncertainty before comparing (Thompson sampling), so
             that routes which may turn out better are tried.
+        n_patterns : int, default 5
+            Most patterns that the decision shows; 0 spares the search for them.
 
         Returns
         -------
@@ -370,26 +374,37 @@ class SonaEngine:
         Raises
         ------
         RangeError
-            If there is no candidate, a name is refused, or a candidate's cost is missing or
-            negative.
+            If there is no candidate, a name is refused, a candidate's cost is missing or
+            negative, or `n_patterns` is negative.
         ShapeError, DTypeError, NonFiniteError
             If the embedding or a number is refused.
         """
         x = _core.as_vector(embedding, self._dim, "embedding")
         names, prices = _candidates(routes, costs)
         cost_weight = check_number("cost_weight", cost_weight, 0.0, 1e12)
+        n_patterns = check_count("n_patterns", n_patterns, 0)
         unit = _core.unit_rows(x)
-        adapted = self._adapt(unit)
         with self._lock:
             if prices is not None:
                 _check_complete(prices, self._router.routes if names is None else names)
             choice = self._router.decide(
                 unit, names, prices, cost_weight, explore, note=self._enabled
             )
-            patterns = self._queries.bank.search(adapted, _SHOWN, note=self._enabled)
+            patterns = []
+            if n_patterns:
+                adapted = self._adapt(unit)
+                patterns = self._queries.bank.search(adapted, n_patterns, note=self._enabled)
         return RouteDecision(
             choice.route, choice.expected, choice.uncertainty, choice.explored, patterns
         )
+
+    def prepare(self) -> None:
+        """Do now what the next decision would have to do first.
+
+        For who learns where nobody waits and decides where somebody does. It changes no decision.
+        """
+        with self._lock:
+            self._router.prepare()
 
     def find_patterns(self, query: ArrayLike, k: int = 5) -> list[LearnedPattern]:
         """Return the patterns nearest to the adapted query, best first.

@@ -125,7 +125,7 @@ class Advisor:
         if not self._turn.acquire(timeout=_PATIENCE):
             return None
         try:
-            return self.engine.route(vector, routes, costs, 1.0, explore).route
+            return self.engine.route(vector, routes, costs, 1.0, explore, n_patterns=0).route
         finally:
             self._turn.release()
 
@@ -166,6 +166,7 @@ class Advisor:
                     self.engine.end_trajectory(trajectory, quality)
                     self._known[route] = self._known.get(route, 0) + 1
                     self.engine.tick()
+                    self.engine.prepare()
             except Exception as error:
                 self.failed(error)
             finally:

@@ -12,7 +12,7 @@ model with the best expected quality less cost; LiteLLM balances and retries amo
 from __future__ import annotations
 
 import asyncio
-import inspect
+import itertools
 import random
 import secrets
 import threading
@@ -115,6 +115,8 @@ class SonaRouter(CustomLogger, CustomRoutingStrategyBase):
         if quality is not None and not callable(quality):
             raise ConfigError(f"`quality` must be a function or None; got {quality!r}")
         self._advisor = Advisor(engine, embed, cost_weight, latency_weight, explore)
+        # Names of decisions, which no other process gives.
+        self._prefix, self._numbers = secrets.token_hex(8), itertools.count()
         self._quality = quality
         self._asked: Recent[_Asked] = Recent()
         self._served: Recent[_Served] = Recent()
@@ -216,20 +218,22 @@ class SonaRouter(CustomLogger, CustomRoutingStrategyBase):
         request = {} if request is None else request
         metadata = request.get("litellm_metadata") or request.setdefault("metadata", {})
         text = _text(messages)
-        if not text or len({_route(one) for one in healthy}) < 2:
+        models = [_route(one) for one in healthy]
+        if not text or len(set(models)) < 2:
             return healthy
         asked = self._asked.get(metadata.get(_KEY))
         if asked is None:
             made = self._advisor.embed(text)
-            asked = _Asked(await made if inspect.isawaitable(made) else made)
-            metadata[_KEY] = secrets.token_hex(8)
-            self._asked.put(metadata[_KEY], asked)
+            asked = _Asked(await made if hasattr(made, "__await__") else made)
+            metadata[_KEY] = key = f"{self._prefix}-{next(self._numbers)}"
+            self._asked.put(key, asked)
         else:  # the first try has failed
             asked.tried.add(str(metadata.get("deployment")))
-        left = [one for one in healthy if _route(one) not in asked.tried]
-        routes = list(dict.fromkeys(map(_route, left)))
+        routes = [model for model in dict.fromkeys(models) if model not in asked.tried]
         route = self._advisor.choose(asked.vector, routes) if routes else None
-        return healthy if route is None else [one for one in left if _route(one) == route]
+        if route is None:
+            return healthy
+        return [one for one, model in zip(healthy, models, strict=True) if model == route]
 
     # Learning
 

@@ -135,8 +135,15 @@ class TrajectoryBuffer:
         self.seen += 1
 
     def nearest(self, queries: FloatArray, k: int) -> tuple[NDArray[np.int64], FloatArray]:
-        """Return rows and cosine similarities of the `k` nearest, best first."""
-        return self._index.search(queries, k)
+        """Return rows and cosine similarities of the `k` nearest, best first.
+
+        Queries have unit length or are zero, shape (dim,) or (m, dim), float32.
+        """
+        n = len(self)
+        if not n:
+            return self._index.search(queries, k)
+        rows, codes = self._store
+        return _core.top_k(rows, n, queries, min(k, n), codes=codes)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the content as arrays, for saving."""

@@ -225,6 +225,10 @@ class Router:
             if len(self._waiting) >= _TOGETHER:
                 self._look_up()
 
+    def prepare(self) -> None:
+        """Look up now what the next decision would look up first."""
+        self._look_up()
+
     def absorb(self, summary: Sketch) -> None:
         """Take in what many outcomes amount to.
 
@@ -338,10 +342,12 @@ class Router:
         if not names:
             raise RangeError("`routes` must name at least one route; none was observed so far")
         everything, doubts = (numbers.tolist() for numbers in self.expect(embedding))
-        stranger, strange = self._stranger()
         numbers = [self._number.get(name, -1) for name in names]
-        expected = [everything[number] if number >= 0 else stranger for number in numbers]
-        deviation = [doubts[number] if number >= 0 else strange for number in numbers]
+        if min(numbers) < 0:  # the last entry is that of a stranger
+            stranger, strange = self._stranger()
+            everything, doubts = [*everything, stranger], [*doubts, strange]
+        expected = [everything[number] for number in numbers]
+        deviation = [doubts[number] for number in numbers]
         utility = expected
         if costs is not None and cost_weight != 0.0:
             prices = [cost_weight * costs.get(name, 0.0) for name in names]
@@ -512,9 +518,9 @@ class Router:
         are a fair sample and the smaller error tells: memory wins on queries so alike that one
         outcome foretells the next, the model wherever outcomes are mostly noise.
         """
-        memory, model, _ = self._contest
+        memory, model, _ = self._contest.tolist()
         fairly = (_CONTEST_LOST - memory / model) / (_CONTEST_LOST - _CONTEST_WON)
-        return max(self._selectivity.weight, min(max(float(fairly), 0.0), 1.0))
+        return max(self._selectivity.weight, min(max(fairly, 0.0), 1.0))
 
     def _consider(self, route: int, turn: Turn) -> None:
         """Let precedents say whether a route has turned: a new topic is not a change of it.
