@@ -16,7 +16,7 @@ import itertools
 import random
 import secrets
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -224,7 +224,7 @@ class SonaRouter(CustomLogger, CustomRoutingStrategyBase):
         asked = self._asked.get(metadata.get(_KEY))
         if asked is None:
             made = self._advisor.embed(text)
-            asked = _Asked(await made if hasattr(made, "__await__") else made)
+            asked = _Asked(await made if isinstance(made, Awaitable) else made)
             metadata[_KEY] = key = f"{self._prefix}-{next(self._numbers)}"
             self._asked.put(key, asked)
         else:  # the first try has failed

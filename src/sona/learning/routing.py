@@ -519,7 +519,7 @@ class Router:
         outcome foretells the next, the model wherever outcomes are mostly noise.
         """
         memory, model, _ = self._contest.tolist()
-        fairly = (_CONTEST_LOST - memory / model) / (_CONTEST_LOST - _CONTEST_WON)
+        fairly: float = (_CONTEST_LOST - memory / model) / (_CONTEST_LOST - _CONTEST_WON)
         return max(self._selectivity.weight, min(max(fairly, 0.0), 1.0))
 
     def _consider(self, route: int, turn: Turn) -> None:
