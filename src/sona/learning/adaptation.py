@@ -2,7 +2,7 @@
 
 A query is decided at u = normalise(micro(base(x))). Micro-LoRA learns on top of base-LoRA from
 every outcome, at once. The background loop fits micro-LoRA to all that is remembered, alone, and
-base-LoRA beneath it to what is left: each tier helps by itself, and both together help more.
+base-LoRA beneath it to what is left: each tier helps by itself, micro-LoRA before the first cycle.
 
     outcome --> learn        one bounded step of micro            microseconds
     cycle   --> consolidate  is the feedback to be trusted?       correlation with the bank

@@ -1,7 +1,7 @@
 """Fit an adapter to many outcomes at once: the background's part.
 
 Micro-LoRA is fitted to the queries as they come, so that it helps alone; base-LoRA is fitted
-beneath it, to what is left, so that both together are better than either.
+beneath it, to what is left.
 """
 
 from __future__ import annotations
