@@ -384,6 +384,7 @@ class SonaEngine:
         cost_weight = check_number("cost_weight", cost_weight, 0.0, 1e12)
         n_patterns = check_count("n_patterns", n_patterns, 0)
         unit = _core.unit_rows(x)
+        adapted = self._adapt(unit) if n_patterns else None
         with self._lock:
             if prices is not None:
                 _check_complete(prices, self._router.routes if names is None else names)
@@ -391,8 +392,7 @@ class SonaEngine:
                 unit, names, prices, cost_weight, explore, note=self._enabled
             )
             patterns = []
-            if n_patterns:
-                adapted = self._adapt(unit)
+            if adapted is not None:
                 patterns = self._queries.bank.search(adapted, n_patterns, note=self._enabled)
         return RouteDecision(
             choice.route, choice.expected, choice.uncertainty, choice.explored, patterns

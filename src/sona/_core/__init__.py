@@ -1,7 +1,7 @@
 """The one door to native code.
 
 On the far side: C++ kernels, compiled once per instruction set, that trust their arguments. On
-this side: NumPy arrays that were checked. Whatever is exported here exists twice with one
+this side: NumPy arrays that were checked. Every kernel exported here exists twice with one
 signature: in `_kernels` (native) and in `reference` (NumPy, the oracle and the fallback), chosen
 once, at import.
 
@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from sona._core.arrays import FloatArray, aligned_zeros, dimensions
+from sona._core.expectation import neighbour_weights
 from sona.errors import ConfigError, RangeError
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "gate_trust",
     "judge",
     "model_means",
+    "neighbour_weights",
     "outcome_step",
     "place_outcome",
     "precedents",

@@ -150,7 +150,7 @@ def expectations(
     variance = scatter**2 / np.where(known, np.inf, count + 1.0)
     variance[:m] += doubt
     if len(rows):
-        voice = mass * _near(similarities, nth, width)
+        voice = mass * neighbour_weights(similarities, nth, width)
         weight = voice + np.where(order >= learned, fresh * mass, 0.0)
         support = np.bincount(route, weight, n) + residual_prior
         expected += np.bincount(route, weight * (quality - fitted - now[route]), n) / support
@@ -202,7 +202,7 @@ def precedents(
     """
     contracts.check_precedents(rows, before, near, similarities, whole, real, nth)
     same = whole[0][near] == whole[0][rows][:, None]
-    voices = real[1][near] * _near(similarities, nth, width) * same
+    voices = real[1][near] * neighbour_weights(similarities, nth, width) * same
     voices *= whole[1][near] < before[:, None]
     mass = voices.sum(axis=1)
     return mass, (voices * real[0][near]).sum(axis=1) / np.maximum(mass, _TINY)
@@ -276,8 +276,21 @@ def judge(
         contest[:] = fade * contest + (*errors, 1.0)
 
 
-def _near(similarities: FloatArray, nth: int, width: float) -> _Floats:
-    """The weights of neighbours, which fall with distance relative to that of the nth one."""
+def neighbour_weights(similarities: FloatArray, nth: int, width: float) -> _Floats:
+    """Return the weights of neighbours, which fall with distance relative to that of the nth one.
+
+    Parameters
+    ----------
+    similarities : ndarray of float32, shape (..., k)
+        Best first.
+    nth : int
+    width : float
+        Share of the nth distance at which a weight has fallen to 1/e.
+
+    Returns
+    -------
+    ndarray of float64, shape (..., k)
+    """
     distance = 1.0 - similarities.astype(np.float64)
     scale = width * distance[..., min(nth, distance.shape[-1]) - 1]
     weights: _Floats = np.exp(-distance / np.maximum(scale, _LEAST_SCALE)[..., None])

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sona import _core
 from sona.learning.buffer import TrajectoryBuffer
-from sona.types import FloatArray
 
 __all__ = [
     "MEMORY_PRIOR",
@@ -37,14 +37,6 @@ MEMORY_PRIOR = 0.05
 _JUDGED = 512
 
 
-def _kernel(similarities: FloatArray, width: float) -> _Floats:
-    """Return the weight of each neighbour, shape of `similarities` (..., k), best first."""
-    distance = 1.0 - similarities.astype(np.float64)
-    scale = width * distance[..., min(NEAREST, distance.shape[-1]) - 1]
-    weights: _Floats = np.exp(-distance / np.maximum(scale, 1e-4)[..., None])
-    return weights
-
-
 def foretelling_width(buffer: TrajectoryBuffer) -> float:
     """Return the width at which successes near a query foretell best which route succeeds on it.
 
@@ -62,7 +54,7 @@ def foretelling_width(buffer: TrajectoryBuffer) -> float:
     same = route[near] == route[rows][:, None]
     evidence = []
     for width in WIDTHS:
-        weight = _kernel(similarities, width) * others
+        weight = _core.neighbour_weights(similarities, NEAREST, width) * others
         doubt = MEMORY_PRIOR * weight.sum(axis=1) + 1e-9
         votes = weight * success[near]
         told = (votes * same).sum(axis=1) + doubt * share[route[rows]]

@@ -182,7 +182,7 @@ class Router:
     @property
     def selectivity(self) -> float:
         """Weight in [0, 1] of the memory expert; see the module."""
-        self._look_up()
+        self.prepare()
         return self._selectivity.weight
 
     def observe(
@@ -214,7 +214,7 @@ class Router:
         buffer = self._buffer
         order = buffer.seen
         if self._waiting and order - self._waiting[0] >= buffer.capacity:
-            self._look_up()  # before the row is given up
+            self.prepare()  # before the row is given up
         buffer.append(embedding, number, quality, weight, length)
         turn = self._levels.follow(number, quality, weight, order)
         if turn is not None:
@@ -223,11 +223,7 @@ class Router:
             self._next_look = order + max(1, len(buffer) // _LOOKED_UP_ALL)
             self._waiting.append(order)
             if len(self._waiting) >= _TOGETHER:
-                self._look_up()
-
-    def prepare(self) -> None:
-        """Look up now what the next decision would look up first."""
-        self._look_up()
+                self.prepare()
 
     def absorb(self, summary: Sketch) -> None:
         """Take in what many outcomes amount to.
@@ -244,7 +240,7 @@ class Router:
 
     def learn(self) -> None:
         """Fit the outcome model to everything remembered; the background's part."""
-        self._look_up()
+        self.prepare()
         if not len(self._buffer) or self._outranked:
             return
         if self._memory_weight > 0.0:
@@ -272,7 +268,7 @@ class Router:
         -------
         expected, deviation : ndarray of shape (len(routes),), float64
         """
-        self._look_up()
+        self.prepare()
         buffer, model = self._buffer, self._model
         mean, doubt, level = _NOTHING, _NOTHING, _NOTHING
         if model is not None:
@@ -373,7 +369,7 @@ class Router:
         Everything is kept up to 4,096 remembered outcomes; of more, evenly spaced ones. `only`
         marks the rows of :attr:`memory` that may be among them.
         """
-        self._look_up()
+        self.prepare()
         buffer = self._buffer
         oldest_first = np.argsort(buffer.columns("order"), kind="stable")
         if only is not None:
@@ -397,7 +393,7 @@ class Router:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return numbers, for saving."""
-        self._look_up()
+        self.prepare()
         # A decision asks the model when it needs to; what is saved must not depend on that.
         self._ask_model(np.arange(len(self._buffer)))
         parts = {
@@ -462,8 +458,11 @@ class Router:
         trust = self._memory_weight
         return overall * (1.0 - trust + trust * _NEVER_TRIED), 0.5
 
-    def _look_up(self) -> None:
-        """Let memory, model and selectivity be judged by the outcomes that wait for it."""
+    def prepare(self) -> None:
+        """Let memory, model and selectivity be judged by the outcomes that wait for it.
+
+        The next decision would do it first.
+        """
         if not self._waiting:
             return
         buffer = self._buffer
