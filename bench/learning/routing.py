@@ -279,34 +279,44 @@ def online(args: argparse.Namespace) -> None:
 
 
 def intents(args: argparse.Namespace) -> None:
+    """77 intents as routes, 5 examples each, then right / wrong: share of right routes."""
+    model_only = [(routing, "_RESIDUAL_PRIOR", 1e12), (routing, "_FRESH_WEIGHT", 0.0)]
+    for name, changes in (
+        ("sona", []),
+        ("- no memory", [*model_only, (selectivity.Selectivity, "weight", 0.0)]),
+    ):
+        figures = []
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            with patched(*changes):
+                figures.append(right_intents(args, seed))
+        report(name, figures, ["0", "500", "5000"])
+
+
+def right_intents(args: argparse.Namespace, seed: int) -> tuple[float, ...]:
     z = np.load(folder(args.data) / "intent_banking77.npz")
     x, label = unit(z["emb"]), z["label"].astype(int)
     train, test = np.flatnonzero(z["split"] == "train"), np.flatnonzero(z["split"] == "test")
-    figures = []
-    for seed in range(args.first_seed, args.first_seed + args.seeds):
-        order = np.random.default_rng(seed).permutation(train)
-        rank = np.zeros(len(order), int)
-        for k in range(77):
-            mine = np.flatnonzero(label[order] == k)
-            rank[mine] = np.arange(len(mine))
-        shots, queries = order[rank < 5], order[rank >= 5][:5000]
-        router = Router(x.shape[1], seed=seed)
-        for i in shots:
-            router.observe(x[i], str(label[i]), 1.0)
-        row = []
-        for step in range(len(queries) + 1):
-            if step in (0, 500, len(queries)):
-                hits = [router.decide(x[i]).route == str(label[i]) for i in test]
-                row.append(float(np.mean(hits)))
-            if step < len(queries):
-                i = queries[step]
-                route = router.decide(x[i]).route
-                router.observe(x[i], route, float(route == str(label[i])))
-                if args.learn and router.due:
-                    router.learn()
-        figures.append(tuple(row))
-        report(f"seed {seed}", figures[-1:], ["0", "500", "5000"])
-    report("share of right routes", figures, ["0", "500", "5000"])
+    order = np.random.default_rng(seed).permutation(train)
+    rank = np.zeros(len(order), int)
+    for k in range(77):
+        mine = np.flatnonzero(label[order] == k)
+        rank[mine] = np.arange(len(mine))
+    shots, queries = order[rank < 5], order[rank >= 5][:5000]
+    router = Router(x.shape[1], seed=seed)
+    for i in shots:
+        router.observe(x[i], str(label[i]), 1.0)
+    row = []
+    for step in range(len(queries) + 1):
+        if step in (0, 500, len(queries)):
+            hits = [router.decide(x[i]).route == str(label[i]) for i in test]
+            row.append(float(np.mean(hits)))
+        if step < len(queries):
+            i = queries[step]
+            route = router.decide(x[i]).route
+            router.observe(x[i], route, float(route == str(label[i])))
+            if args.learn and router.due:
+                router.learn()
+    return tuple(row)
 
 
 def drift(args: argparse.Namespace) -> None:
