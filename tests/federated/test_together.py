@@ -1,6 +1,7 @@
 """Writers that wait at the same time share a transaction; a bad one spoils no other."""
 
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from sona import SonaConfig
-from sona.errors import StoreError
+from sona.errors import SonaError, StoreError
 from sona.federated import AgentExport, FederatedCoordinator, TrajectoryExport
 from sona.federated.sqlite import SqliteDatabase
 from sona.federated.store import Store
@@ -91,6 +92,42 @@ def test_one_that_cannot_be_written_spoils_no_other(coordinator, database):
     assert told == ["accepted", "not committed", *["accepted"] * 3]
     assert sorted(coordinator.contributions) == ["a", "b", "c", "d", "first"]
     assert coordinator.store.check() == []
+
+
+def test_a_batch_is_committed_as_one_and_told_one_by_one(coordinator, database):
+    nan = AgentExport("nan", [TrajectoryExport(np.full(4, np.nan), 0.9, "a")])
+    wide = AgentExport("wide", [TrajectoryExport(np.eye(5)[0], 0.9, "a")])
+    batch = [export("a"), nan, export("b", 2), wide, export("a"), export("b", 5)]
+    before, single = database.begun, FederatedCoordinator("c", CONFIG)
+    told = coordinator.aggregate_all(batch)
+    assert database.begun == before + 3  # two of them record refusals
+    for one, said in zip(batch, told, strict=True):
+        if isinstance(said, SonaError):
+            with pytest.raises(type(said), match=re.escape(str(said))):
+                single.aggregate(one, learn=False)
+        else:
+            expected = single.aggregate(one, learn=False)
+            assert (said.ruling, said.reasons) == (expected.ruling, expected.reasons)
+            assert said.trajectories_accepted == expected.trajectories_accepted
+    assert [isinstance(said, SonaError) for said in told] == [one in (nan, wide) for one in batch]
+    assert coordinator.ledger == single.ledger
+    assert coordinator.unlearned == 2
+    coordinator.tick()
+    assert coordinator.unlearned == 0
+    assert coordinator.aggregate_all([]) == []
+
+
+def test_one_of_a_batch_that_cannot_be_written_spoils_no_other(coordinator, database):
+    coordinator.aggregate(export("first"))
+    with database.writing() as run:
+        run(f"PRAGMA max_page_count={run('PRAGMA page_count')[0][0] + 12}")
+    told = coordinator.aggregate_all([export("a"), export("big", rows=5_000), export("b")])
+    assert [getattr(said, "ruling", type(said)) for said in told] == [
+        "accepted",
+        StoreError,
+        "accepted",
+    ]
+    assert sorted(coordinator.contributions) == ["a", "b", "first"]
 
 
 def test_an_interrupted_writer_leaves_the_others_their_turn(coordinator):

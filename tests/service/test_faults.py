@@ -39,9 +39,9 @@ STEPS = {
     "transaction begun": "import sona.federated.entries as o; dying(o, 'place', 2, after=False)",
     "before the commit": "import sona.federated.entries as o; dying(o, 'audit', 2, after=True)",
     "after the commit": "from sona.federated.store import Store as o;"
-    "dying(o, 'put', 2, after=True)",
+    "dying(o, 'put_all', 2, after=True)",
     "after learning": "from sona.federated import FederatedCoordinator as o;"
-    "dying(o, 'aggregate', 2, after=True)",
+    "dying(o, 'aggregate_all', 2, after=True)",
     "history": "from sona.service.history import History as o; dying(o, 'flush', 1, after=False)",
 }
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sona.checks import check_count, check_quality, check_text
 from sona.config import SonaConfig
 from sona.engine import SonaEngine
-from sona.errors import DTypeError, RangeError, StoreError
+from sona.errors import DTypeError, RangeError, SonaError, StoreError
 from sona.federated import trust
 from sona.federated.export import AgentExport
 from sona.federated.learner import Learner
@@ -202,31 +202,35 @@ class FederatedCoordinator:
         A later export of a session that only adds rows teaches those rows. One that says
         something else counts at once and is learned by the next consolidation.
         """
-        if not isinstance(export, AgentExport):
-            raise DTypeError(f"`export` must be an AgentExport; got {type(export).__name__}")
-        if self._learner.roster.strikes(export.agent_id) >= trust.MAX_STRIKES:
-            reason = f"agent has {trust.MAX_STRIKES} strikes"
-            self._refuse(export, reason, strike=False)
-            return self._result(export, "refused", 0, {reason: export.rows})
-        try:
-            valid, reasons = trust.screen(export, self._learner.config.embedding_dim_)
-        except ValueError as error:
-            self._refuse(export, str(error), strike=isinstance(error, RangeError))
-            raise
-        summary = trust.summarise(export, valid, self.quality_threshold)
-        if summary.rows > summary.accepted:
-            reasons["quality below threshold"] = summary.rows - summary.accepted
-        ruling, sequence = self._store.put(export, summary, reasons)
-        self._count(ruling)
+        judged = self._judge(export)
+        if isinstance(judged, AggregationResult):
+            return judged
+        ruling, sequence = self._store.put(export, judged.summary, judged.reasons)
         if learn:
-            self._learner.catch_up({sequence: (export, valid)})
+            self._learner.catch_up({sequence: (export, judged.valid)})
         else:
             self._learner.note(sequence or None)
-        if ruling == "withdrawn":
-            reasons = Counter({"agent or session was withdrawn": export.rows})
-            return self._result(export, ruling, 0, reasons)
-        consolidated = learn and consolidate and self._learner.tick(on_time=False) is not None
-        return self._result(export, ruling, summary.accepted, reasons, consolidated)
+        due = learn and consolidate and ruling != "withdrawn"
+        consolidated = due and self._learner.tick(on_time=False) is not None
+        return self._outcome(judged, ruling, consolidated)
+
+    def aggregate_all(self, exports: Sequence[AgentExport]) -> list[AggregationResult | SonaError]:
+        """Take several exports in with one commit and learn none of them here; see :meth:`tick`.
+
+        Returns
+        -------
+        list
+            For each what :meth:`aggregate` returns, or the error that it raises.
+        """
+        judged = [self._judge_or_say(export) for export in exports]
+        taken = [one for one in judged if isinstance(one, trust.Judged)]
+        told = self._store.put_all([(one.export, one.summary, one.reasons) for one in taken])
+        self._learner.note(max((s[1] for s in told if isinstance(s, tuple)), default=0) or None)
+        answers = iter(
+            self._outcome(one, said[0]) if isinstance(said, tuple) else said
+            for one, said in zip(taken, told, strict=True)
+        )
+        return [next(answers) if isinstance(one, trust.Judged) else one for one in judged]
 
     def merge(self, other: FederatedCoordinator) -> int:
         """Take in every session that another coordinator holds, and every withdrawal.
@@ -498,6 +502,37 @@ class FederatedCoordinator:
 
     def __repr__(self) -> str:
         return f"FederatedCoordinator({self._id!r}, agents={self.agent_count})"
+
+    def _judge(self, export: AgentExport) -> trust.Judged | AggregationResult:
+        """Look at an export before it is written; what is malformed raises."""
+        if not isinstance(export, AgentExport):
+            raise DTypeError(f"`export` must be an AgentExport; got {type(export).__name__}")
+        if self._learner.roster.strikes(export.agent_id) >= trust.MAX_STRIKES:
+            reason = f"agent has {trust.MAX_STRIKES} strikes"
+            self._refuse(export, reason, strike=False)
+            return self._result(export, "refused", 0, {reason: export.rows})
+        try:
+            dim = self._learner.config.embedding_dim_
+            return trust.judge(export, dim, self.quality_threshold)
+        except ValueError as error:
+            self._refuse(export, str(error), strike=isinstance(error, RangeError))
+            raise
+
+    def _judge_or_say(self, export: AgentExport) -> trust.Judged | AggregationResult | SonaError:
+        try:
+            return self._judge(export)
+        except SonaError as error:
+            return error
+
+    def _outcome(
+        self, judged: trust.Judged, ruling: str, consolidated: bool = False
+    ) -> AggregationResult:
+        self._count(ruling)
+        export, reasons = judged.export, judged.reasons
+        if ruling == "withdrawn":
+            reasons = Counter({"agent or session was withdrawn": export.rows})
+            return self._result(export, ruling, 0, reasons)
+        return self._result(export, ruling, judged.summary.accepted, reasons, consolidated)
 
     def _refuse(self, export: AgentExport, reason: str, *, strike: bool) -> None:
         self._count("refused")

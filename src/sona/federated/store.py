@@ -13,7 +13,7 @@ The same statements run on SQLite (:mod:`sona.federated.sqlite`) and on PostgreS
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from typing import NamedTuple
 
@@ -117,22 +117,24 @@ class Store:
         StoreError
             If it could not be committed.
         """
-        session, order = export.session, export.order
-        body, described = export.to_bytes(), msgspec.json.encode(summary)
+        return self._together.commit(_writing(export, summary, reasons))
 
-        def write(run: Run) -> tuple[str, int]:
-            epoch, held = entries.standing_of(run, session[0])[0], entries.stamp_of(run, session)
-            decided = ruling(held, epoch, order)
-            sequence = 0
-            if decided in ("accepted", "superseded"):
-                sequence = entries.place(run, session, held, Stamp(epoch, *order), described)
-                run("INSERT INTO bodies VALUES (?, ?)", sequence, body)
-            elif held is None:
-                entries.place(run, session, held, Stamp(epoch, *order), b"")
-            entries.audit(run, export, decided, reasons)
-            return decided, sequence
+    def put_all(
+        self, puts: Sequence[tuple[AgentExport, Summary, Mapping[str, int]]]
+    ) -> list[tuple[str, int] | StoreError]:
+        """Commit several exports with one transaction, as :meth:`put` each of them.
 
-        return self._together.commit(write)
+        One that cannot be committed spoils no other: its error stands in its place.
+        """
+        if not puts:
+            return []
+        works = [_writing(*one) for one in puts]
+        try:
+            return list(self._together.commit(lambda run: [work(run) for work in works]))
+        except StoreError as error:
+            if len(puts) == 1:
+                return [error]
+            return [told for one in puts for told in self.put_all([one])]
 
     def refuse(self, export: AgentExport, reason: str, *, strike: bool) -> None:
         """Record that an export was refused whole, and count a strike against its agent."""
@@ -395,6 +397,28 @@ def open_store(where: str | PathLike[str] | Store | None) -> Store:
     if where is not None and not text:
         raise StoreError("`store` must name a file; got an empty path")
     return Store(SqliteDatabase(text))
+
+
+def _writing(
+    export: AgentExport, summary: Summary, reasons: Mapping[str, int]
+) -> Callable[[Run], tuple[str, int]]:
+    """Return what writes an export and what was decided about it, within a transaction."""
+    session, order = export.session, export.order
+    body, described = export.to_bytes(), msgspec.json.encode(summary)
+
+    def write(run: Run) -> tuple[str, int]:
+        epoch, held = entries.standing_of(run, session[0])[0], entries.stamp_of(run, session)
+        decided = ruling(held, epoch, order)
+        sequence = 0
+        if decided in ("accepted", "superseded"):
+            sequence = entries.place(run, session, held, Stamp(epoch, *order), described)
+            run("INSERT INTO bodies VALUES (?, ?)", sequence, body)
+        elif held is None:
+            entries.place(run, session, held, Stamp(epoch, *order), b"")
+        entries.audit(run, export, decided, reasons)
+        return decided, sequence
+
+    return write
 
 
 def _decision(

@@ -7,6 +7,7 @@ judged at consolidation, in :mod:`sona.federated.reputation`.
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from sona.errors import RangeError, ShapeError
 from sona.federated.export import AgentExport
 from sona.federated.records import Summary
 
-__all__ = ["MAX_ROUTES", "MAX_STRIKES", "outcomes", "screen", "summarise"]
+__all__ = ["MAX_ROUTES", "MAX_STRIKES", "Judged", "judge", "outcomes", "screen", "summarise"]
 
 #: A longer embedding is no embedding: encoders give lengths from 1 to some hundreds.
 MAX_NORM = 1e6
@@ -27,6 +28,35 @@ MAX_ROUTES = 256
 #: Exports refused whole before everything from the agent is.
 MAX_STRIKES = 3
 _STEPS = 100
+
+
+class Judged(NamedTuple):
+    """An export that may be taken in.
+
+    Attributes
+    ----------
+    export : AgentExport
+    valid : ndarray of shape (n,), bool
+        Rows that are well-formed.
+    summary : Summary
+        Of those.
+    reasons : Counter of str
+        Why other rows are not accepted, and how many for each reason.
+    """
+
+    export: AgentExport
+    valid: NDArray[np.bool_]
+    summary: Summary
+    reasons: Counter[str]
+
+
+def judge(export: AgentExport, dim: int, threshold: float) -> Judged:
+    """Screen and summarise an export; raises what :func:`screen` does."""
+    valid, reasons = screen(export, dim)
+    summary = summarise(export, valid, threshold)
+    if summary.rows > summary.accepted:
+        reasons["quality below threshold"] = summary.rows - summary.accepted
+    return Judged(export, valid, summary, reasons)
 
 
 def screen(export: AgentExport, dim: int) -> tuple[NDArray[np.bool_], Counter[str]]:

@@ -1,6 +1,6 @@
 """The process that learns: what a service commits, this one learns, consolidates and publishes.
 
-It is a coordinator of its own on the same stores, in the moments that others leave. Learning for seconds thus
+It is a coordinator of its own on the same stores, in the moments that others leave. Learning thus
 takes no turn from the threads that commit and answer, and a learner that dies costs nothing but
 time: the service starts another, which knows the store again.
 

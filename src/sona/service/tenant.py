@@ -8,13 +8,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import copy_context
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -41,12 +39,31 @@ __all__ = ["Tenant"]
 
 _T = TypeVar("_T")
 
-#: While some exports are committed, these are checked; they share the next commit.
-_WRITERS = 8
+#: While one takes exports in with a commit, another reads those that came meanwhile.
+_WRITERS = 2
 #: History is written this long after what it tells of.
 _FLUSH_SECONDS = 0.25
 #: Routes whose cost is remembered.
 _COSTS = 1_024
+
+
+#: What became of an export, and what the history says of it.
+_Taken: TypeAlias = tuple[AggregationResult, Entry]
+
+
+class _Request(NamedTuple):
+    """An export that waits to be taken in."""
+
+    body: bytes
+    caller: Caller
+    key: str | None
+    warm: bool
+    answer: asyncio.Future[_Taken]
+
+    @property
+    def scoped(self) -> str | None:
+        """The key as one of this caller's."""
+        return None if self.key is None else f"{self.caller.token_id}/{self.key}"
 
 
 class Tenant:
@@ -95,6 +112,9 @@ class Tenant:
         self._claiming = threading.Lock()
         self._in_flight: dict[str, str] = {}
         self._waiting = 0
+        self._inbox: list[_Request] = []
+        self._writing = 0
+        self._writes: set[asyncio.Future[None]] = set()
         self._unwritten = asyncio.Event()
         self._to_read = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -140,7 +160,8 @@ class Tenant:
         self._waiting += 1
         self._metrics.waiting.inc()
         try:
-            return await self._take(body, caller, key, warm)
+            answer = asyncio.get_running_loop().create_future()
+            return await self._take(_Request(body, caller, key, warm, answer))
         finally:
             self._waiting -= 1
             self._metrics.waiting.dec()
@@ -184,19 +205,23 @@ class Tenant:
 
     # Writing
 
-    async def _take(
-        self, body: bytes, caller: Caller, key: str | None, warm: bool
-    ) -> ExportReceipt:
-        work = partial(self._take_now, body, caller, key, warm)
+    async def _take(self, request: _Request) -> ExportReceipt:
+        self._inbox.append(request)
+        if self._writing < _WRITERS:
+            self._writing += 1
+            self._writes.add(write := asyncio.ensure_future(self._write()))
+            write.add_done_callback(self._writes.discard)
         try:
-            # One thread from the bytes to the commit; spans know whose request it is.
-            result, entry = await _in(self._writers, partial(copy_context().run, work))
+            with self._telemetry.span("sona.export", tenant=self.name) as span:
+                result, entry = await request.answer
+                if span is not None:
+                    span.set_attribute("sona.agent", entry.agent)
         except SonaError as error:
             problem = problem_of(error)
-            self._refuse(problem, caller)
+            self._refuse(problem, request.caller)
             raise problem from error
         except ProblemError as problem:
-            self._refuse(problem, caller)
+            self._refuse(problem, request.caller)
             raise
         if result.ruling != "duplicate":
             self.unlearned += 1
@@ -204,29 +229,54 @@ class Tenant:
         self._record(entry)
         return ExportReceipt(**{name: getattr(result, name) for name in result.__struct_fields__})
 
-    def _take_now(
-        self, body: bytes, caller: Caller, key: str | None, warm: bool
-    ) -> tuple[AggregationResult, Entry]:
-        """Parse, commit and describe an export, in a writer's thread."""
-        export = read_export(body, caller, self._limits.vectors)
-        with (
-            self._telemetry.span("sona.export", tenant=self.name, agent=export.agent_id),
-            self._claimed(caller, key, export) as claim,
-        ):
-            result = self._commit(export)
-        if result.ruling in ("withdrawn", "refused"):
-            raise ProblemError(403, "; ".join(result.reasons), "agent_id")
-        return result, msgspec.structs.replace(entry_of(export, result, warm), **claim)
+    async def _write(self) -> None:
+        """Take in all that waits, with one commit; then what came meanwhile."""
+        while self._inbox:
+            batch, self._inbox = self._inbox, []
+            outcomes: Sequence[_Taken | Exception]
+            try:
+                outcomes = await _in(self._writers, partial(self._take_all, batch))
+            except Exception as error:
+                outcomes = [error] * len(batch)
+            for request, outcome in zip(batch, outcomes, strict=True):
+                if request.answer.done():  # nobody waits for it any more
+                    continue
+                if isinstance(outcome, Exception):
+                    request.answer.set_exception(outcome)
+                else:
+                    request.answer.set_result(outcome)
+        self._writing -= 1
 
-    @contextmanager
-    def _claimed(
-        self, caller: Caller, key: str | None, export: AgentExport
-    ) -> Iterator[dict[str, str]]:
-        """Hold a key while its export is committed; yields what the history remembers of it."""
-        if key is None:
-            yield {}
-            return
-        scoped, content = f"{caller.token_id}/{key}", export.export_id
+    def _take_all(self, batch: list[_Request]) -> list[_Taken | Exception]:
+        """Parse, commit and describe exports, in a writer's thread."""
+        claimed: list[str] = []
+        try:
+            read = [self._prepare(request, claimed) for request in batch]
+            exports = [one for one in read if isinstance(one, AgentExport)]
+            told = iter(self.coordinator.aggregate_all(exports) if exports else ())
+            return [
+                self._described(request, one, next(told)) if isinstance(one, AgentExport) else one
+                for request, one in zip(batch, read, strict=True)
+            ]
+        finally:
+            for scoped in claimed:
+                self._in_flight.pop(scoped, None)
+
+    def _prepare(self, request: _Request, claimed: list[str]) -> AgentExport | Exception:
+        """Parse an export and hold its key until it is committed, or say why not."""
+        try:
+            export = read_export(request.body, request.caller, self._limits.vectors)
+            if request.scoped is not None:
+                self._claim(request.scoped, export.export_id)
+                claimed.append(request.scoped)
+            with self._founding:
+                if self._coordinator is None:
+                    self._found(export)
+        except (SonaError, ProblemError) as error:
+            return error
+        return export
+
+    def _claim(self, scoped: str, content: str) -> None:
         with self._claiming:
             remembered = self.history.known(scoped) if self.history is not None else None
             if self._in_flight.get(scoped, remembered) not in (None, content):
@@ -234,17 +284,19 @@ class Tenant:
                     409, "`Idempotency-Key` came before with another export", "Idempotency-Key"
                 )
             self._in_flight[scoped] = content
-        try:
-            yield {"key": scoped, "digest": content}
-        finally:
-            self._in_flight.pop(scoped, None)
 
-    def _commit(self, export: AgentExport) -> AggregationResult:
-        if self._coordinator is None:
-            with self._founding:
-                if self._coordinator is None:
-                    self._found(export)
-        return self.coordinator.aggregate(export, learn=False, consolidate=False)
+    @staticmethod
+    def _described(
+        request: _Request, export: AgentExport, told: AggregationResult | SonaError
+    ) -> _Taken | Exception:
+        if isinstance(told, SonaError):
+            return told
+        if told.ruling in ("withdrawn", "refused"):
+            return ProblemError(403, "; ".join(told.reasons), "agent_id")
+        entry = entry_of(export, told, request.warm)
+        if request.scoped is not None:
+            entry = msgspec.structs.replace(entry, key=request.scoped, digest=export.export_id)
+        return told, entry
 
     def _found(self, export: AgentExport) -> None:
         # The first export says what the tenant's embeddings are like.

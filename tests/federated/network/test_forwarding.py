@@ -107,10 +107,11 @@ def test_what_is_refused_above_does_not_hold_up_the_rest(caplog):
         def __getattr__(self, name):
             return getattr(self.inner, name)
 
-        def aggregate(self, made, **options):
+        def aggregate_all(self, exports):
+            (made,) = exports
             if made.agent_id == "agent-1":
-                raise RangeError("`export` must be somebody else's")
-            return self.inner.aggregate(made, **options)
+                return [RangeError("`export` must be somebody else's")]
+            return self.inner.aggregate_all(exports)
 
     above, where = endpoint(), endpoint()
     top = coordinator("global")

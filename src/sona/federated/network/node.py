@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 
 from sona import wire
-from sona.errors import RangeError
+from sona.errors import RangeError, SonaError
 from sona.federated.coordinator import FederatedCoordinator
 from sona.federated.export import AgentExport
 from sona.federated.merge import Ledger
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Node"]
 
+_T = TypeVar("_T")
+
 _log = logging.getLogger(__name__)
 
 # Exports that wait in memory to be taken in; with more, Zenoh holds the senders back.
@@ -41,8 +44,11 @@ _TICK_S = 10.0
 # Learning waits until for so long nothing came, but not longer than that: to learn an export takes
 # ten times as long as to commit it, and whoever waits for an acknowledgement pays for waiting.
 _QUIET_S, _BUSY_S = 0.5, 30.0
-# What these bring while one commit runs shares the next.
-_SUBMIT_THREADS = 8
+# While one commits exports, another reads those that came meanwhile: so many with one commit.
+_WRITERS, _TOGETHER = 2, 16
+
+#: What was asked: key and payload.
+_Asked: TypeAlias = tuple[str, bytes]
 
 
 class Node:
@@ -96,27 +102,25 @@ class Node:
             self._start(self._learn, "learn")
             if exchange is not None:
                 exchange.attach(self)
-            for key, answer, threads in (
-                (keys.SUBMIT, self._submit, _SUBMIT_THREADS),
-                (keys.FORWARD, self._forward, _SUBMIT_THREADS),
-                (keys.WARM, self._warm_start, 1),
-                (keys.LEDGER, self._ledger, 1),
-                (keys.HEED, self._heed, 1),
-                (keys.EXPORT, self._export, 1),
-                (keys.PUBLISH, self._publish, 1),
+            for key, read in ((keys.SUBMIT, _submitted), (keys.FORWARD, _forwarded)):
+                self._serve(session, key, partial(self._take_all, read), _WRITERS, _TOGETHER)
+            for key, answer in (
+                (keys.WARM, self._warm_start),
+                (keys.LEDGER, self._ledger),
+                (keys.HEED, self._heed),
+                (keys.EXPORT, self._export),
+                (keys.PUBLISH, self._publish),
             ):
-                self._serve(session, key, answer, threads)
+                self._serve(session, key, partial(_one, answer), 1, 1)
         except BaseException:
             self.close()
             raise
 
     def take_in(self, export: AgentExport) -> AggregationResult:
         """Commit an export; whoever the node exchanges with will hear of it."""
-        result = self.coordinator.aggregate(export, learn=False)
-        if not result.duplicate:
-            self._news.set()
-            if self._exchange is not None:
-                self._exchange.stir()
+        (result,) = self._taken([export])
+        if isinstance(result, SonaError):
+            raise result
         return result
 
     def inherit(self, warm_start: WarmStart) -> None:
@@ -150,15 +154,22 @@ class Node:
     ) -> None:
         self.close()
 
-    def _submit(self, key: str, payload: bytes) -> bytes:
-        export = AgentExport.from_bytes(payload)
-        sender = keys.last(key)  # access control has let this sender use this name
-        if export.agent_id != sender:
-            raise RangeError(f"`export.agent_id` must be {sender!r}; got {export.agent_id!r}")
-        return msgspec.json.encode(self.take_in(export))
+    def _taken(self, exports: list[AgentExport]) -> list[AggregationResult | SonaError]:
+        results = self.coordinator.aggregate_all(exports)
+        if any(isinstance(told, AggregationResult) and not told.duplicate for told in results):
+            self._news.set()
+            if self._exchange is not None:
+                self._exchange.stir()
+        return results
 
-    def _forward(self, key: str, payload: bytes) -> bytes:
-        return msgspec.json.encode(self.take_in(AgentExport.from_bytes(payload)))
+    def _take_all(
+        self, read: Callable[[str, bytes], AgentExport], asked: list[_Asked]
+    ) -> list[bytes | Exception]:
+        found = [_tried(read, *one) for one in asked]
+        exports = [one for one in found if isinstance(one, AgentExport)]
+        told = iter(self._taken(exports))
+        results = [next(told) if isinstance(one, AgentExport) else one for one in found]
+        return [r if isinstance(r, Exception) else msgspec.json.encode(r) for r in results]
 
     def _warm_start(self, key: str, payload: bytes) -> bytes:
         if payload:
@@ -207,7 +218,12 @@ class Node:
                 _log.exception("no consolidation, trying again with the next export")
 
     def _serve(
-        self, session: zenoh.Session, key: str, answer: Callable[[str, bytes], bytes], threads: int
+        self,
+        session: zenoh.Session,
+        key: str,
+        answer: Callable[[list[_Asked]], Sequence[bytes | Exception]],
+        threads: int,
+        together: int,
     ) -> None:
         import zenoh
 
@@ -219,12 +235,15 @@ class Node:
 
         def work() -> None:
             while True:
+                batch: list[zenoh.Query] = []
                 try:
-                    query = queries.recv()
+                    batch.append(queries.recv())
+                    while len(batch) < together and (more := queries.try_recv()) is not None:
+                        batch.append(more)
                 except zenoh.ZError:  # undeclared
-                    return
-                with query:
-                    _answer(query, answer)
+                    if not batch:
+                        return
+                _answer(batch, answer)
 
         for number in range(threads):
             self._start(work, f"{key} {number}")
@@ -235,20 +254,56 @@ class Node:
         self._threads.append(thread)
 
 
-def _answer(query: zenoh.Query, answer: Callable[[str, bytes], bytes]) -> None:
+def _submitted(key: str, payload: bytes) -> AgentExport:
+    export = AgentExport.from_bytes(payload)
+    sender = keys.last(key)  # access control has let this sender use this name
+    if export.agent_id != sender:
+        raise RangeError(f"`export.agent_id` must be {sender!r}; got {export.agent_id!r}")
+    return export
+
+
+def _forwarded(key: str, payload: bytes) -> AgentExport:
+    return AgentExport.from_bytes(payload)
+
+
+def _tried(work: Callable[[str, bytes], _T], key: str, payload: bytes) -> _T | Exception:
+    try:
+        return work(key, payload)
+    except Exception as error:
+        return error
+
+
+def _one(answer: Callable[[str, bytes], bytes], asked: list[_Asked]) -> list[bytes | Exception]:
+    return [_tried(answer, *one) for one in asked]
+
+
+def _answer(
+    queries: list[zenoh.Query], answer: Callable[[list[_Asked]], Sequence[bytes | Exception]]
+) -> None:
+    asked = [
+        (str(query.key_expr), b"" if query.payload is None else query.payload.to_bytes())
+        for query in queries
+    ]
+    answers: Sequence[bytes | Exception]
+    try:
+        answers = answer(asked)
+    except Exception as error:
+        answers = [error] * len(asked)
+    for query, (key, _), told in zip(queries, asked, answers, strict=True):
+        _reply(query, key, told)
+
+
+def _reply(query: zenoh.Query, key: str, answer: bytes | Exception) -> None:
     import zenoh
 
-    key = str(query.key_expr)
-    payload = b"" if query.payload is None else query.payload.to_bytes()
     try:
-        try:
-            answered = answer(key, payload)
-        except Exception as error:
-            refusal = Refusal.of(error)
+        with query:
+            if isinstance(answer, bytes):
+                query.reply(key, answer)
+                return
+            refusal = Refusal.of(answer)
             if not refusal.final:
-                _log.exception("%s failed", key)
+                _log.error("%s failed", key, exc_info=answer)
             query.reply_err(msgspec.json.encode(refusal))
-        else:
-            query.reply(key, answered)
     except zenoh.ZError as error:  # who asked has left
         _log.warning("%s was not told the answer: %s", key, error)
