@@ -1,6 +1,6 @@
 """The process that learns: what a service commits, this one learns, consolidates and publishes.
 
-It is a coordinator of its own on the same stores, in the moments that others leave. Learning thus
+It is a coordinator of its own on the same stores, with low priority. Learning for seconds thus
 takes no turn from the threads that commit and answer, and a learner that dies costs nothing but
 time: the service starts another, which knows the store again.
 
@@ -123,7 +123,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     root = parser.parse_args().folder / TENANTS
-    _yield_to_others()
+    if hasattr(os, "nice"):
+        os.nice(10)
     news: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(news,), daemon=True).start()
     pupils: dict[str, _Pupil] = {}
@@ -143,14 +144,6 @@ def main() -> None:
                 lesson = Lesson(name, fault=str(error))
             print(msgspec.json.encode(lesson).decode(), flush=True)
         names = {name for name, pupil in pupils.items() if pupil.wait == 0.0}
-
-
-def _yield_to_others() -> None:
-    """Learn in the moments that others leave: who commits and answers never waits for a turn."""
-    if sys.platform == "linux":
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    elif hasattr(os, "nice"):
-        os.nice(10)
 
 
 def _listen(news: queue.SimpleQueue[str]) -> None:
