@@ -108,6 +108,32 @@ def test_the_model_adds_its_levels_the_linear_part_and_one_cell_of_each_view(bac
     assert doubt == pytest.approx(world.variance[cells[:2]].mean(axis=0))
 
 
+@pytest.mark.parametrize("dim", [1, 3, 24, 65, 384])
+def test_codes_spare_the_model_reading_and_change_no_bit(backend, dim):
+    rng = np.random.default_rng(dim)
+    queries = rng.standard_normal((200, dim))
+    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    # Cells around the queries, some as near as rounding can tell, some the same.
+    near = queries[rng.integers(0, 20, 120)] + rng.choice([0.0, 1e-6, 0.5], (120, 1)) * (
+        rng.standard_normal((120, dim)) / dim**0.5
+    )
+    cells = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    codes = backend.RowCodes(120, dim)
+    backend.encode_rows(cells, codes, 0)
+    starts = np.array([0, 60, 100])
+    table = rng.standard_normal((120, 2)).astype(np.float32)
+    rows = np.concatenate([cells, rng.standard_normal((2, dim)).astype(np.float32)])
+    given = (rows, starts, table, table[:100] ** 2, np.array([0.4, 0.6]), 2)
+    for query in [*queries, np.zeros(dim, np.float32)]:
+        plain, coded = (backend.model_means(*given, query, c) for c in (None, codes))
+        assert all(np.array_equal(a, b) for a, b in zip(plain, coded, strict=True))
+
+
+def test_codes_must_be_of_the_centroids(backend):
+    with pytest.raises(ShapeError, match="codes"):
+        World().model(backend, codes=backend.RowCodes(14, 24))
+
+
 @pytest.mark.parametrize("trust", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("k", [0, 1, 20, 50])
 def test_backends_expect_the_same(backend, k, trust):

@@ -140,6 +140,7 @@ def model_means(
     level: npt.NDArray[np.float64],
     doubted: int,
     x: FloatArray,
+    codes: RowCodes | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
 def expectations(
     levels: npt.NDArray[np.float64],

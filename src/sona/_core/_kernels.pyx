@@ -105,6 +105,7 @@ cdef extern from "core.h" namespace "sona" nogil:
         const float* table
         const float* variance
         const double* level
+        const Codes* codes
     bint _model_means "sona::model_means"(
         const Model& model, const float* x, double* mean, double* doubt)
     cdef struct Remembered:
@@ -612,8 +613,9 @@ def put_outcome(rows, codes, whole, real, row, unit, route, order, quality, weig
     values[0], values[room], values[2 * room], values[3 * room] = quality, weight, length, NAN
 
 
-def model_means(rows, starts, table, variance, level, doubted, x):
+def model_means(rows, starts, table, variance, level, doubted, x, codes=None):
     cdef Model model
+    cdef Codes room
     cdef Py_ssize_t v, end = 0
     cdef bint fits = False
     model.n_doubted = doubted
@@ -631,8 +633,17 @@ def model_means(rows, starts, table, variance, level, doubted, x):
             fits = fits and 0 <= model.starts[v] < end and (v > 0 or model.starts[0] == 0)
             if v + 1 == model.n_doubted:
                 fits = fits and sona_dim(variance, 0) >= end
+    model.codes = NULL
+    if fits and codes is not None:
+        code_array = codes.codes
+        fits = (sona_is_ready(code_array, NPY_INT8, 2)
+                and sona_dim(code_array, 1) == (model.dim + 63) // 64 * 64
+                and sona_dim(code_array, 0) == model.n_cells)
+        if fits:
+            room = borrow_codes(codes)
+            model.codes = &room
     if not fits:
-        contracts.check_model(rows, starts, table, variance, level, doubted, x)
+        contracts.check_model(rows, starts, table, variance, level, doubted, x, codes)
     model.rows, model.table = <const float*>sona_data(rows), <const float*>sona_data(table)
     model.variance = <const float*>sona_data(variance)
     model.level = <const double*>sona_data(level)

@@ -130,7 +130,14 @@ def check_follow(levels: Any, overall: Any, runs: Any, route: int) -> None:
 
 
 def check_model(
-    rows: Any, starts: Any, table: Any, variance: Any, level: Any, doubted: int, x: Any
+    rows: Any,
+    starts: Any,
+    table: Any,
+    variance: Any,
+    level: Any,
+    doubted: int,
+    x: Any,
+    codes: RowCodes | None,
 ) -> None:
     n_cells, n_routes = _shape(table, 2, "table")
     dim = _shape(rows, 2, "rows")[1]
@@ -146,6 +153,7 @@ def check_model(
     if ends[0] != 0 or any(a >= b for a, b in itertools.pairwise(ends)):
         raise RangeError(f"`starts` must rise from 0 to below {n_cells}; got {starts}")
     require_count(len(variance), ends[doubted], None, "the length of `variance`")
+    _check_codes(codes, n_cells, dim)
 
 
 def check_expectations(

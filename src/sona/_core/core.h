@@ -77,6 +77,14 @@ struct Alarm {
 int follow(double* level, double* overall, double* run, double quality, double weight,
            double order, const Alarm& alarm) noexcept;
 
+// Rounded copies of rows: row ~ scale * codes, off by a vector of length `error` at most.
+struct Codes {
+    const int8_t* codes;
+    const float* scales;
+    const float* errors;
+    Index width;
+};
+
 // A fitted model of what routes achieve: rows (n_cells + n_routes, dim) are the centroids of all
 // views, then what is linear in the query per route; a view is the cells from its start to the next.
 struct Model {
@@ -87,6 +95,7 @@ struct Model {
     const float* table;     // (n_cells, n_routes)
     const float* variance;  // (cells of the first n_doubted views, n_routes)
     const double* level;
+    const Codes* codes;  // of the centroids, none of which is longer than 1; may be null
 };
 // Mean and variance per route for a query. False where there was no memory to work with.
 bool model_means(const Model& model, const float* x, double* mean, double* doubt) noexcept;
@@ -136,13 +145,6 @@ int judge(const Remembered& memory, Index n, const int64_t* rows, Index m, const
           const float* similarities, Index k, const Judgement& rule, double* levels, Index n_routes,
           const double* overall, double* contest, double* choice) noexcept;
 
-// Rounded copies of rows: row ~ scale * codes, off by a vector of length `error` at most.
-struct Codes {
-    const int8_t* codes;
-    const float* scales;
-    const float* errors;
-    Index width;
-};
 void encode_rows(const float* rows, Index n, Index dim, Index width, int8_t* codes, float* scales,
                  float* errors) noexcept;
 

@@ -38,14 +38,64 @@ double inside(double value, double edge) {
 
 double clipped(double value) { return value < 0.0 ? 0.0 : value > 1.0 ? 1.0 : value; }
 
-std::vector<float>& products_room() {
-    static thread_local std::vector<float> own;
+// What a model's answer needs; kept per thread, so that it allocates nothing.
+struct Room {
+    std::vector<float> products, upper, exact;
+    std::vector<int32_t> coded;
+    std::vector<int64_t> maybe;
+    std::vector<int8_t> query;
+};
+
+Room& products_room() {
+    static thread_local Room own;
     return own;
 }
 
 std::vector<double>& sums_room() {
     static thread_local std::vector<double> own;
     return own;
+}
+
+// The cell after the last of a view.
+Index end_of(const Model& model, Index view) {
+    return view + 1 < model.n_views ? (Index)model.starts[view + 1] : model.n_cells;
+}
+
+// Products of the query with the centroids that may be the nearest of their view by their codes,
+// as float32 has them; -infinity for the others. Codes are a quarter of what would be read.
+void sifted_products(const Model& model, const float* x, Room& room) {
+    const Codes& codes = *model.codes;
+    const CodeKernels& kernels = *active().codes;
+    const size_t n = (size_t)model.n_cells;
+    room.query.assign((size_t)codes.width, 0);
+    room.coded.resize(n);
+    room.upper.resize(n);
+    room.maybe.clear();
+    const CodeBounds q = kernels.encode(x, model.dim, 127, room.query.data());
+    kernels.dots(codes.codes, model.n_cells, codes.width, room.query.data(), room.coded.data());
+    // As in search.cpp, and what float32 may round off the products that are compared.
+    const float by_error = (1.0f + q.error) * 1.00001f;
+    const float constant = q.error * 1.00001f + 4e-6f + (float)(model.dim + 8) * 6e-8f;
+    float* upper = room.upper.data();
+    float* product = room.products.data();
+    for (size_t i = 0; i < n; ++i) {
+        const float value = (float)room.coded[i] * (codes.scales[i] * q.scale);
+        const float error = codes.errors[i] * by_error + constant;
+        upper[i] = value + error;
+        product[i] = value - error;
+    }
+    for (Index v = 0; v < model.n_views; ++v) {
+        const Index begin = (Index)model.starts[v], end = end_of(model, v);
+        float floor = -INFINITY;
+        for (Index i = begin; i < end; ++i) floor = product[i] > floor ? product[i] : floor;
+        for (Index i = begin; i < end; ++i)
+            if (upper[i] >= floor) room.maybe.push_back(i);
+    }
+    room.exact.resize(room.maybe.size());
+    active().rows->dots_at(model.rows, model.dim, room.maybe.data(), (Index)room.maybe.size(), x,
+                           room.exact.data());
+    for (size_t i = 0; i < n; ++i) product[i] = -INFINITY;
+    for (size_t j = 0; j < room.maybe.size(); ++j) product[room.maybe[j]] = room.exact[j];
 }
 
 // What was tried near a query, summed by route.
@@ -56,19 +106,23 @@ struct Near {
 
 bool model_means(const Model& model, const float* x, double* mean, double* doubt) noexcept {
     const Index n_routes = model.n_routes;
-    std::vector<float>& products = products_room();
+    Room& room = products_room();
+    std::vector<float>& products = room.products;
     try {
         products.resize((size_t)(model.n_cells + n_routes));
+        if (model.codes) sifted_products(model, x, room);
     } catch (const std::bad_alloc&) {
         return false;
     }
-    active().rows->dots(model.rows, model.n_cells + n_routes, model.dim, x, products.data());
+    const Index first = model.codes ? model.n_cells : 0;
+    active().rows->dots(model.rows + first * model.dim, model.n_cells + n_routes - first, model.dim,
+                        x, products.data() + first);
     for (Index r = 0; r < n_routes; ++r) {
         mean[r] = model.level[r] + products[(size_t)(model.n_cells + r)];
         doubt[r] = 0.0;
     }
     for (Index v = 0; v < model.n_views; ++v) {
-        const Index end = v + 1 < model.n_views ? (Index)model.starts[v + 1] : model.n_cells;
+        const Index end = end_of(model, v);
         Index cell = (Index)model.starts[v];
         for (Index i = cell + 1; i < end; ++i)
             if (products[(size_t)i] > products[(size_t)cell]) cell = i;
