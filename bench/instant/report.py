@@ -112,7 +112,9 @@ def parts(made: EphemeralAgent) -> Iterator[tuple[str, Callable[..., Any]]]:
     values = bank.values("route-1")
     yield (
         "gate and step, one reading of the bank",
-        lambda q, h, g, r: adaptation.learn(q, bank.centroids, values, g, bank.cells.similarities),
+        lambda q, h, g, r: adaptation.learn(
+            q, bank.centroids, values, g, bank.cells.similarities, bank.cells.spread
+        ),
     )
     yield "count in the pattern, remember", lambda q, h, g, r: memory.observe(q, r, g, True, True)
     yield "router: remember, level, look-ups", lambda q, h, g, r: router.observe(q, r, g)

@@ -88,6 +88,13 @@ def synthetic(dim: int, labels: int, noise: float, seed: int) -> Labelled:
     return Labelled(unit(x), y, np.arange(6_000), np.arange(6_000, 9_000))
 
 
+def in_a_cone(data: Labelled, offset: float) -> Labelled:
+    """Return the same embeddings as an encoder gives them whose texts all share a direction."""
+    shared = np.random.default_rng(5).standard_normal(data.x.shape[1])
+    moved = data.x + offset * shared / np.linalg.norm(shared)
+    return data._replace(x=unit(moved).astype(np.float32))
+
+
 def some_labels(data: Labelled, count: int, seed: int) -> Labelled:
     labels = np.sort(np.random.default_rng(seed).permutation(data.y.max() + 1)[:count])
     y = np.searchsorted(labels, data.y)

@@ -653,7 +653,9 @@ class SonaEngine:
         if learns:
             # Before the outcome is counted: the bank must not have seen what it is asked.
             values = memory.bank.expect(route)
-            self._adaptation.learn(unit, cells.centroids, values, quality, cells.similarities)
+            self._adaptation.learn(
+                unit, cells.centroids, values, quality, cells.similarities, cells.spread
+            )
         memory.observe(unit, route, quality, accepted, learns)
         if route is not None:
             self._router.observe(unit, route, quality)

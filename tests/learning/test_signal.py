@@ -16,6 +16,7 @@ from sona.learning.signal import (
     decide,
     pattern_prior,
     query_gradient,
+    temperature_of,
     unit,
 )
 
@@ -31,7 +32,7 @@ def test_gradient_is_that_of_the_loss(seed: int, target: float) -> None:
 
     def loss(y: np.ndarray) -> float:
         u = y / np.linalg.norm(y)
-        logits = (C.astype(np.float64) @ u[0]) / 0.05 + bias
+        logits = (C.astype(np.float64) @ u[0]) / temperature_of(C) + bias
         a = np.exp(logits - logits.max())
         e = float((a / a.sum()) @ values[0])
         return -(target * np.log(e) + (1 - target) * np.log(1 - e))

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from sona import _core, wire
 from sona.errors import FormatError
+from sona.learning.cone import spread_of
 from sona.learning.consolidation import Tiers, TiersFit, agrees, losses
 from sona.learning.ewc import OnlineEWC
 from sona.learning.lora import (
@@ -168,6 +169,7 @@ class Adaptation:
         values: FloatArray,
         target: float,
         similarities: FloatArray | None = None,
+        spread: float | None = None,
     ) -> float:
         """Learn one outcome of a query, instantly.
 
@@ -183,6 +185,8 @@ class Adaptation:
             Observed quality in [0, 1].
         similarities : ndarray of float32, shape (m,), optional
             Receives the similarities of `x` to the patterns.
+        spread : float, optional
+            Of the patterns, for who knows it already; see :mod:`sona.learning.cone`.
 
         Returns
         -------
@@ -204,6 +208,8 @@ class Adaptation:
             rate *= math.sqrt(self._outcomes / _CAUTIOUS)
         if similarities is None:
             similarities = np.empty(n, np.float32)
+        if spread is None:
+            spread = spread_of(centroids)
         return _core.outcome_step(
             self._query.base,
             self.micro,
@@ -214,7 +220,7 @@ class Adaptation:
             self.gate.state,
             similarities,
             MOST_IN_SIGHT if n > MOST_IN_SIGHT else n,
-            MICRO_TEMPERATURE,
+            MICRO_TEMPERATURE * spread,
             rate,
             _FADE,
             1.0,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sona import _core
 from sona.checks import check_text
+from sona.learning.cone import LEAST_SPREAD, spread_of
 from sona.learning.stored import require_stored, stored
 from sona.types import FloatArray
 
@@ -68,6 +69,7 @@ class Cells:
         # centroid has changed since.
         self._codes: _core.RowCodes | None = None
         self._moved: set[int] = set()
+        self._spread: float | None = None
         self._view()
 
     def __len__(self) -> int:
@@ -80,6 +82,16 @@ class Cells:
     @property
     def sizes(self) -> _Floats:
         return self._sizes[: self.n]
+
+    @property
+    def spread(self) -> float:
+        """Of the centroids, as of when cells last came or went, or were clustered.
+
+        See :mod:`sona.learning.cone`.
+        """
+        if self._spread is None:
+            self._spread = spread_of(self.centroids)
+        return self._spread
 
     def found(self) -> int:
         """Add an empty cell and return its number; the first takes what was unplaced."""
@@ -302,6 +314,7 @@ class Cells:
         return {
             "sums": self.sums.copy(),
             "sizes": self.sizes.copy(),
+            "spread": np.array([self.spread]),
             "outcomes": known[:, : self.n].copy(),
             "unplaced": known[:, _UNPLACED].copy(),
         }
@@ -332,6 +345,7 @@ class Cells:
             cells._outcomes[row, _UNPLACED] = unplaced[number]
         require_stored(cells.is_whole(), "outcomes whose qualities are outside [0, 1]")
         cells._settle()
+        cells._spread = float(stored(arrays, "spread", np.float64, (1,), LEAST_SPREAD, 2.001)[0])
         return cells
 
     def is_whole(self) -> bool:
@@ -422,6 +436,7 @@ class Cells:
         """Make the views that every outcome needs once, and not once per outcome."""
         self.centroids: FloatArray = self._centroids[: self.n]
         self._view_tables()
+        self._spread = None
         self._values: FloatArray = np.empty(self.n, np.float32)
         self.similarities: FloatArray = np.empty(self.n, np.float32)
 
@@ -432,4 +447,4 @@ class Cells:
 
     def _settle(self) -> None:
         _core.settle(self.sums, self.centroids)
-        self._codes = None
+        self._codes = self._spread = None

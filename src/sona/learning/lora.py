@@ -20,6 +20,7 @@ import numpy as np
 from sona import _core
 from sona.checks import check_count
 from sona.errors import RangeError, ShapeError
+from sona.learning.cone import spread_of
 from sona.types import ArrayLike, FloatArray
 
 __all__ = [
@@ -38,8 +39,9 @@ __all__ = [
 #: A of shape (rank, dim) and B of shape (dim, rank), scaling folded into B.
 Factors: TypeAlias = tuple[FloatArray, FloatArray]
 
-#: Single outcomes are noisy: a sharper softmax lets only the close calls of a decision teach.
-MICRO_TEMPERATURE = 0.03
+#: Per spread of the patterns. Single outcomes are noisy: a sharper softmax lets only the close
+#: calls of a decision teach.
+MICRO_TEMPERATURE = 0.0435
 #: Between 0.1 and 1 measured alike; undivided gradients lose half a point at rank 2.
 DAMPING = 0.1
 #: Nearest patterns that take part in a single outcome's step; more measure no better.
@@ -141,7 +143,7 @@ class MicroLoRA(_core.LowRankAdapter):
             target,
             self._indices,
             self._similarities,
-            MICRO_TEMPERATURE,
+            MICRO_TEMPERATURE * spread_of(centroids),
             rate,
             decay,
             1.0,

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from sona import _core
 from sona.checks import check_number
 from sona.errors import RangeError, ShapeError
+from sona.learning.cone import spread_of
 from sona.types import FloatArray
 
 __all__ = [
@@ -35,13 +36,14 @@ __all__ = [
     "decide",
     "pattern_prior",
     "query_gradient",
+    "temperature_of",
     "unit",
 ]
 
-#: Softmax temperature of similarities. The value at which frozen expectations fit outcomes best
-#: was 0.02 to 0.06 on every set tried (sentence embeddings, pixels, synthetic; 16 to 768
-#: dimensions), so it is a constant and not a setting.
-TEMPERATURE = 0.05
+#: Softmax temperature of similarities, per spread of the patterns. The value at which frozen
+#: expectations fit outcomes best was 0.02 to 0.06 on every set tried (sentence embeddings, pixels,
+#: synthetic; 16 to 768 dimensions), so it is a constant and not a setting.
+TEMPERATURE = 0.0725
 
 # Keeps the loss finite when every pattern in sight agrees and the outcome does not.
 _EDGE = 1e-3
@@ -113,6 +115,11 @@ class Lessons:
         return Lessons(inputs, self.values, self.rows, self.targets)
 
 
+def temperature_of(centroids: FloatArray) -> float:
+    """Return the temperature at which these patterns are told apart."""
+    return TEMPERATURE * spread_of(centroids)
+
+
 def unit(y: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return rows at unit length and their lengths of shape (n, 1); zero rows stay zero."""
     norms = np.sqrt(np.einsum("nd,nd->n", y, y))[:, None]
@@ -124,7 +131,6 @@ def decide(
     centroids: FloatArray,
     values: FloatArray,
     bias: FloatArray | None = None,
-    temperature: float = TEMPERATURE,
 ) -> tuple[FloatArray, FloatArray]:
     """Return what the bank expects of each query.
 
@@ -138,7 +144,6 @@ def decide(
         Expected quality of the query's route at each pattern.
     bias : ndarray of float32, shape (m,), optional
         Added to the logits.
-    temperature : float, default 0.05
 
     Returns
     -------
@@ -151,7 +156,7 @@ def decide(
     Costs 2 * n * m * dim operations.
     """
     logits = units @ centroids.T
-    logits *= np.float32(1.0 / temperature)
+    logits *= np.float32(1.0 / temperature_of(centroids))
     if bias is not None:
         logits += bias
     logits -= logits.max(axis=1, keepdims=True)
@@ -198,7 +203,7 @@ def query_gradient(
     spread = e * (1.0 - e)
     slope = 1.0 / np.sqrt(spread) if targets is None else (e - targets) / spread
     pull = attention * (values - expected[:, None])
-    pull *= (slope / np.float32(TEMPERATURE))[:, None]
+    pull *= (slope / np.float32(temperature_of(centroids)))[:, None]
     gradient: FloatArray = pull @ centroids
     gradient -= units * np.einsum("nd,nd->n", gradient, units)[:, None]
     return np.divide(gradient, norms, out=np.zeros_like(gradient), where=norms > 0.0)
