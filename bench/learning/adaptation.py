@@ -1,6 +1,7 @@
 """Do the adapters improve decisions on unseen queries, from right / wrong alone?
 
     python bench/learning/adaptation.py tiers --data FOLDER
+    python bench/learning/adaptation.py stream --data FOLDER --plot stream.png
     python bench/learning/adaptation.py ablations | rivals | travel | early | shuffled --data FOLDER
 
 A bank has one pattern per label. Each query of a stream is decided by the nearest pattern; only
@@ -33,6 +34,8 @@ from routing import patched
 
 from sona.learning import adaptation, consolidation, fitting
 from sona.learning.adaptation import Adaptation
+from sona.learning.consolidation import Tiers, TiersFit
+from sona.learning.lora import adapted
 from sona.learning.signal import Lessons
 
 MICRO_OFF, BASE_OFF = {"micro_rate": 0.0}, {"base_rate": 0.0}
@@ -43,13 +46,15 @@ def follow(
     adaptation: Adaptation,
     t: Task,
     n: int | None = None,
-    cycle: int = 1_000,
+    cycle: int | tuple[int, ...] = 1_000,
     shuffle: np.random.Generator | None = None,
     checkpoints: tuple[int, ...] = (),
+    hits: list[float] | None = None,
 ) -> list[float]:
-    """Feed a stream, with a background cycle every `cycle` outcomes (0: never).
+    """Feed a stream, with a background cycle every `cycle` outcomes (0: never) or at these.
 
-    Returns the test accuracy at the checkpoints and at the end.
+    Returns the test accuracy at the checkpoints and at the end; `hits` receives whether each
+    streamed query was decided rightly.
     """
     n = len(t.stream) if n is None else n
     chosen, quality = np.zeros(n, np.int64), np.zeros(n, np.float32)
@@ -60,7 +65,9 @@ def follow(
         hit = float(choice == t.labels[i]) if outcomes is None else float(outcomes[i])
         chosen[i], quality[i] = choice, hit
         adaptation.learn(t.stream[i], t.centroids, t.values[choice], hit)
-        if cycle and (i + 1) % cycle == 0:
+        if hits is not None:
+            hits.append(float(choice == t.labels[i]))
+        if i + 1 in cycle if isinstance(cycle, tuple) else cycle and (i + 1) % cycle == 0:
             known = Lessons(t.stream[:start], t.values, chosen[:start], quality[:start])
             new = slice(start, i + 1)
             fresh = Lessons(t.stream[new], t.values, chosen[new], quality[new])
@@ -119,7 +126,6 @@ def tiers(args: argparse.Namespace) -> None:
         values = [learned(t, seed, **settings) for seed, t in enumerate(tasks)]  # type: ignore[arg-type]
         rows.append((name, values, frozen))
     report(rows)
-    plot(args, data)
 
 
 def ablations(args: argparse.Namespace) -> None:
@@ -310,39 +316,96 @@ def shuffled(args: argparse.Namespace) -> None:
     report(rows)
 
 
-def plot(args: argparse.Namespace, data: Labelled) -> None:
-    if not args.plot:
-        return
+def by_tick(n: int) -> tuple[int, ...]:
+    """After how many outcomes `tick()` runs a cycle: 64, then half as many again."""
+    ends, learned_of = [], 0
+    for i in range(1, n + 1):
+        if i - learned_of >= max(64, learned_of // 2):
+            ends.append(i)
+            learned_of = i
+    return tuple(ends)
+
+
+def base_first(
+    self: TiersFit, lessons: Lessons, rng: np.random.Generator, everything: Lessons | None = None
+) -> Tiers:
+    """The other order of a fit: base-LoRA to everything that it can learn, micro-LoRA on top."""
+    base, micro = self.start
+    base = fitting.fit(base, lessons, self.centroids, self.base_rate, rng, self.ewc)
+    assert micro is not None
+    known = lessons if everything is None else everything
+    above = known.of_inputs(adapted(base, known.inputs))
+    return Tiers(base, fitting.fit(micro, above, self.centroids, self.micro_rate, rng))
+
+
+def stream(args: argparse.Namespace) -> None:
+    """When each tier helps: cycles as `tick()` runs them, accuracy on the way.
+
+    `stream`: share of the streamed queries that were decided rightly, each before its feedback.
+    `micro`, `base`: unseen queries at the end, adapted by only that tier of the run.
+    """
+    data = banking(folder(args))
+    tasks = [task(data, seed) for seed in range(args.seeds)]
+    marks = (50, 100, 250, 500, 1_000, 2_000, 3_500)
+    arms: dict[str, dict[str, float]] = {"micro-LoRA alone": BASE_OFF}
+    for rank in args.ranks:
+        arms[f"base-LoRA alone, rank {rank}"] = {**MICRO_OFF, "base_rank": rank}
+        arms[f"both, base rank {rank}"] = {"base_rank": rank}
+        arms[f"both, base fitted first, rank {rank}"] = {"base_rank": rank}
+    frozen = [t.accuracy(t.test) for t in tasks]
+    curves: dict[str, np.ndarray] = {"frozen": np.tile(frozen, (len(marks) + 1, 1)).T}
+    streamed = {"frozen": np.array([frozen_hits(t).mean() for t in tasks])}
+    tier = {"frozen": (np.mean(frozen), np.mean(frozen))}
+    for name, settings in arms.items():
+        seen, right, apart = [], [], []
+        for seed, t in enumerate(tasks):
+            a = Adaptation(t.centroids.shape[1], seed=seed, **settings)  # type: ignore[arg-type]
+            hits: list[float] = []
+            with patched(*([(TiersFit, "run", base_first)] if "first" in name else [])):
+                cycles = by_tick(len(t.stream))
+                seen.append(follow(a, t, cycle=cycles, checkpoints=marks, hits=hits))
+            right.append(np.mean(hits))
+            apart.append([t.accuracy(part.apply(t.test)) for part in (a.micro, a.base())])
+        curves[name], streamed[name] = np.array(seen), np.array(right)
+        tier[name] = np.mean(apart, axis=0)
+    heads = ("stream", *marks, 5_000, "micro", "base")
+    print(f"{'':36s}" + "".join(f"{head:>8}" for head in heads))
+    for name, values in curves.items():
+        cells = (streamed[name].mean(), *values.mean(axis=0), *tier[name])
+        print(f"{name:36s}" + "".join(f"{v:8.3f}" for v in cells), flush=True)
+    print("\nchange against one tier alone, seed by seed: stream, unseen queries at the end")
+    for rank in args.ranks:
+        for together in (f"both, base rank {rank}", f"both, base fitted first, rank {rank}"):
+            for alone in ("micro-LoRA alone", f"base-LoRA alone, rank {rank}"):
+                gain = streamed[together] - streamed[alone]
+                last = (curves[together] - curves[alone])[:, -1]
+                cells = "   ".join(f"{v.mean():+.4f} ± {v.std():.4f}" for v in (gain, last))
+                print(f"{together:36s} less {alone:26s} {cells}")
+    if args.plot:
+        plot(args.plot, (*marks, 5_000), curves)
+
+
+def plot(path: str, marks: tuple[int, ...], curves: dict[str, np.ndarray]) -> None:
     import matplotlib.pyplot as plt
 
-    marks = (100, 250, 500, 1_000, 2_000, 3_000, 4_000)
-    curves: dict[str, dict[str, float]] = {
-        "both tiers, rank 16": {},
-        "micro-LoRA alone": BASE_OFF,
-        "base-LoRA alone": MICRO_OFF,
-    }
     figure, axes = plt.subplots(figsize=(6, 4))
-    tasks = [task(data, seed) for seed in range(args.seeds)]
-    frozen = float(np.mean([t.accuracy(t.test) for t in tasks]))
-    for name, settings in curves.items():
-        runs = []
-        for seed, t in enumerate(tasks):
-            a = Adaptation(384, base_rank=16, seed=seed, **settings)  # type: ignore[arg-type]
-            runs.append([t.accuracy(t.test), *follow(a, t, cycle=500, checkpoints=marks)])
-        axes.plot([0, *marks, 5_000], np.mean(runs, axis=0), marker=".", label=name)
-    axes.axhline(frozen, color="grey", linestyle=":", label="frozen")
-    axes.set(xlabel="right / wrong outcomes", ylabel="accuracy on unseen queries")
-    axes.legend()
+    for name, values in curves.items():
+        axes.plot(marks, values.mean(axis=0), marker=".", label=name)
+    axes.set(xlabel="right / wrong outcomes", ylabel="accuracy on unseen queries", xscale="log")
+    axes.legend(fontsize="small")
     figure.tight_layout()
-    figure.savefig(args.plot)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":
-    questions = {f.__name__: f for f in (tiers, ablations, rivals, travel, early, shuffled)}
+    questions = {f.__name__: f for f in (tiers, ablations, rivals, stream, travel, early, shuffled)}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("question", choices=questions)
     add_data_options(parser)
+    parser.add_argument(
+        "--ranks", type=int, nargs="+", default=[8, 16], help="stream: of base-LoRA"
+    )
     arguments = parser.parse_args()
     questions[arguments.question](arguments)
