@@ -3,18 +3,17 @@
 An envelope is a safetensors message, so any safetensors reader can look inside. Its metadata
 names what it is (``kind``), the version of that kind's format, a JSON ``header`` whose schema
 the kind defines, and a CRC-32 over header and tensors. Reading never executes anything: the
-container's head and the header are parsed by msgspec schemas, and tensors are views of the message.
+container is parsed by safetensors, the header by a msgspec schema.
 
 The checksum finds damage, not forgery; :func:`digest` is the content-derived name of a message.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -44,21 +43,8 @@ class _Texts(msgspec.Struct):
 
 
 class _Preamble(msgspec.Struct):
-    # The JSON head of a safetensors message, without the tensors' entries.
+    # The JSON head of a safetensors message; the tensors' entries are left to safetensors.
     metadata: _Texts = msgspec.field(name="__metadata__")
-
-
-class _Entry(msgspec.Struct):
-    dtype: str
-    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
-    data_offsets: tuple[int, int]
-
-
-_DTYPES = {
-    f"{kind.upper()}{8 * size}": np.dtype(f"<{kind}{size}")
-    for kind in "fiu"
-    for size in ((2, 4, 8) if kind == "f" else (1, 2, 4, 8))
-}
 
 
 def pack(kind: str, version: int, header: Any, tensors: Mapping[str, NDArray[Any]]) -> bytes:
@@ -102,7 +88,7 @@ def unpack(
     header : header_type
         Parsed and checked against its schema.
     tensors : dict of str to ndarray
-        Read-only views of the message, which lives as long as they do.
+        Read-only arrays that share one copy of the message.
 
     Raises
     ------
@@ -118,7 +104,12 @@ def unpack(
         raise FormatError(f"`data` must hold a {kind!r} message; got {metadata.kind!r}")
     if metadata.version != version:
         raise VersionError(f"`data` must have {kind} version {version}; got {metadata.version}")
-    tensors = _read_tensors(raw)
+    try:
+        tensors = safetensors.numpy.load(raw)
+    except Exception as error:  # safetensors raises its own class and overflow errors
+        raise FormatError(f"`data` is not a well-formed message: {error}") from None
+    for array in tensors.values():
+        array.flags.writeable = False
     if _checksum(metadata.header.encode(), tensors) != metadata.crc32:
         raise IntegrityError("`data` was damaged after it was written: checksum does not match")
     return decode_json(metadata.header, header_type), tensors
@@ -157,7 +148,7 @@ def decoder(schema: type[_HeaderT]) -> msgspec.json.Decoder[_HeaderT]:
     return known
 
 
-_DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {}
+_DECODERS: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 _MAKING = threading.Lock()
 
 
@@ -185,34 +176,6 @@ def _read_metadata(raw: bytes | bytearray | memoryview) -> _Metadata:
         return decoder(_Metadata).decode(texts.sona)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise FormatError(f"`data` is not a sona message: {error}") from None
-
-
-def _read_tensors(raw: bytes) -> dict[str, NDArray[Any]]:
-    """Return views of the tensors; as safetensors asks, they fill the message without a hole.
-
-    safetensors itself would copy each of them.
-    """
-    start = end = 8 + int.from_bytes(raw[:8], "little")
-    tensors = {}
-    try:
-        entries = decoder(dict[str, msgspec.Raw]).decode(raw[8:start])
-        del entries["__metadata__"]
-        told = [(decoder(_Entry).decode(entry), name) for name, entry in entries.items()]
-        for entry, name in sorted(told, key=lambda one: one[0].data_offsets):
-            count, dtype = math.prod(entry.shape), _DTYPES[entry.dtype]
-            begin, end = end, end + count * dtype.itemsize
-            if entry.data_offsets != (begin - start, end - start):
-                raise ValueError(f"{name!r} is not where its shape and its neighbours put it")
-            array = np.frombuffer(raw, dtype, count, begin).reshape(entry.shape)
-            # Ours are aligned; nobody who computes need know of others.
-            tensors[name] = array if array.flags.aligned else array.copy()
-    except (ArithmeticError, LookupError, ValueError, RecursionError) as error:
-        raise FormatError(f"`data` is not a well-formed message: {error}") from None
-    if end != len(raw):
-        raise FormatError(f"`data` is not a well-formed message: {len(raw) - end} bytes too many")
-    for array in tensors.values():
-        array.flags.writeable = False
-    return tensors
 
 
 def _checksum(head: bytes, tensors: Mapping[str, NDArray[Any]]) -> int:
