@@ -32,7 +32,7 @@ from adaptation_data import (
 )
 from routing import patched
 
-from sona.learning import adaptation, consolidation, fitting
+from sona.learning import adaptation, consolidation, fitting, lora, signal
 from sona.learning.adaptation import Adaptation
 from sona.learning.consolidation import Tiers, TiersFit
 from sona.learning.lora import adapted
@@ -273,12 +273,22 @@ def sets(args: argparse.Namespace) -> list[tuple[str, Callable[[int], Task]]]:
 
 
 def travel(args: argparse.Namespace) -> None:
-    """The defaults on other sets, dimensions and banks."""
+    """The defaults on other sets, dimensions and banks, beside one sharpness for all of them.
+
+    Decisions are as sharp as patterns are close; "fixed" takes Banking77's for all.
+    """
+    parts = (signal, lora, adaptation)
+    fixed = [(part, "spread_of", lambda patterns: 0.69) for part in parts]
     for name, make in sets(args):
         tasks = [make(seed) for seed in range(args.seeds)]
         frozen = [t.accuracy(t.test) for t in tasks]
-        values = [learned(t, seed, base_rank=8) for seed, t in enumerate(tasks)]
-        report([(f"{name}, frozen", frozen, frozen), (name, values, frozen)])
+        rows = [(f"{name}, frozen", frozen, frozen)]
+        for how, changes in (("", []), (", fixed", fixed)):
+            for what, cycle in (("micro, no cycle", 0), ("both", 1_000)):
+                with patched(*changes):
+                    got = [learned(t, i, None, cycle, base_rank=8) for i, t in enumerate(tasks)]
+                rows.append((f"{name}, {what}{how}", got, frozen))
+        report(rows)
 
 
 def early(args: argparse.Namespace) -> None:

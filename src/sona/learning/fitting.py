@@ -24,6 +24,7 @@ _FEW = 3.0
 _BATCH = 64
 _PASSES = 20
 _MAX_STEPS = 2_000
+_STEEPEST = np.float32(1e18)
 
 
 def fit(
@@ -99,6 +100,8 @@ def fit(
             rank = len(A)
             gA += keep_A[:rank] / np.float32(n)
             gB += pulled_back(above, keep_B[:, :rank].T).T / np.float32(n)
+        # Adam asks for the direction; squares of what steeper weights give would leave float32.
+        gA, gB = (np.clip(each, -_STEEPEST, _STEEPEST) for each in (gA, gB))
         fading = 0.5 * rate * (1.0 + math.cos(math.pi * step / steps))
         _adam(weights, (gA, gB), first, second, step, fading)
     return weights
