@@ -51,6 +51,23 @@ def host(router=None, **options):
     return made
 
 
+@pytest.fixture(scope="module", autouse=True)
+def it_has_logged_before():
+    """LiteLLM's first log imports for seconds, and LiteLLM gives up what takes it over twenty."""
+    engine = SonaEngine(SonaConfig(hidden_dim=8))
+    litellm_router = host(SonaRouter(engine, embed, quality))
+
+    async def run():
+        await litellm_router.acompletion(model="chat", messages=ask("code"))
+        for _ in range(6_000):
+            if engine.stats().trajectories_seen:
+                return
+            await asyncio.sleep(0.005)
+
+    asyncio.run(run())
+    litellm.logging_callback_manager._reset_all_callbacks()
+
+
 @pytest.fixture(autouse=True)
 def no_callbacks_stay():
     yield
@@ -69,7 +86,7 @@ def answered_by(response):
 async def logged(router, seen):
     """LiteLLM logs after it has answered, and sona learns after that."""
     engine = router._advisor.engine
-    for _ in range(12_000):  # its first log waits for what LiteLLM imports then
+    for _ in range(12_000):
         if engine.stats().trajectories_seen >= seen:
             return router.flush()
         await asyncio.sleep(0.005)
