@@ -57,6 +57,9 @@ def follow(
     streamed query was decided rightly.
     """
     n = len(t.stream) if n is None else n
+    if isinstance(cycle, int):
+        cycle = tuple(range(cycle, n + 1, cycle)) if cycle else ()
+    due = frozenset(cycle)
     chosen, quality = np.zeros(n, np.int64), np.zeros(n, np.float32)
     start, seen = 0, []
     outcomes = None if shuffle is None else frozen_hits(t)[shuffle.permutation(len(t.stream))]
@@ -67,7 +70,7 @@ def follow(
         adaptation.learn(t.stream[i], t.centroids, t.values[choice], hit)
         if hits is not None:
             hits.append(float(choice == t.labels[i]))
-        if i + 1 in cycle if isinstance(cycle, tuple) else cycle and (i + 1) % cycle == 0:
+        if i + 1 in due:
             known = Lessons(t.stream[:start], t.values, chosen[:start], quality[:start])
             new = slice(start, i + 1)
             fresh = Lessons(t.stream[new], t.values, chosen[new], quality[new])

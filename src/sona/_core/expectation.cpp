@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core.h"
+#include "sieve.h"
 
 namespace sona {
 
@@ -73,14 +74,13 @@ void sifted_products(const Model& model, const float* x, Room& room) {
     room.maybe.clear();
     const CodeBounds q = kernels.encode(x, model.dim, 127, room.query.data());
     kernels.dots(codes.codes, model.n_cells, codes.width, room.query.data(), room.coded.data());
-    // As in search.cpp, and what float32 may round off the products that are compared.
-    const float by_error = (1.0f + q.error) * 1.00001f;
-    const float constant = q.error * 1.00001f + 4e-6f + (float)(model.dim + 8) * 6e-8f;
+    const CodeSlack slack(q.error);
+    const float rounding = rounding_of(model.dim);  // the products that are compared are float32's
     float* upper = room.upper.data();
     float* product = room.products.data();
     for (size_t i = 0; i < n; ++i) {
         const float value = (float)room.coded[i] * (codes.scales[i] * q.scale);
-        const float error = codes.errors[i] * by_error + constant;
+        const float error = slack.of(codes.errors[i]) + rounding;
         upper[i] = value + error;
         product[i] = value - error;
     }

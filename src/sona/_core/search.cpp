@@ -65,17 +65,14 @@ struct Search {
     const Codes* codes;
     const RowKernels& row_kernels;
     const CodeKernels& code_kernels;
-    // Bound of the rounding of a float32 product: dim roundings of terms that sum to at most 1.
-    float rounding;
+    float rounding;  // of a float32 product
 
     // Rows [begin, end) that may be among the k best by their codes.
     void coarse_sieve(const float* query, Index begin, Index end, Workspace& w) const {
         w.query_codes.resize((size_t)codes->width);
         std::fill(w.query_codes.begin() + dim, w.query_codes.end(), (int8_t)0);
         const CodeBounds q = code_kernels.encode(query, dim, 127, w.query_codes.data());
-        // |q.p - q'.p'| <= |q'| |p - p'| + |q - q'| |p|, and then the rounding of this very line.
-        const float by_error = (1.0f + q.error) * 1.00001f;
-        const float constant = q.error * 1.00001f + 4e-6f;
+        const CodeSlack slack(q.error);
         int32_t products[BLOCK], passed[BLOCK];
         w.coarse.reset(k);
         for (Index i = begin, m; i < end; i += m) {
@@ -84,12 +81,13 @@ struct Search {
             const float* error = codes->errors + i;
             code_kernels.dots(codes->codes + i * codes->width, m, codes->width,
                               w.query_codes.data(), products);
-            const Index n_passed = code_kernels.sift(products, scale, error, m, q.scale, by_error,
-                                                     w.coarse.floor() - constant, passed);
+            const Index n_passed =
+                code_kernels.sift(products, scale, error, m, q.scale, slack.by_error,
+                                  w.coarse.floor() - slack.constant, passed);
             for (Index j = 0; j < n_passed; ++j) {
                 const Index r = passed[j];
                 w.coarse.add(i + r, (float)products[r] * (scale[r] * q.scale),
-                             error[r] * by_error + constant);
+                             slack.of(error[r]));
             }
         }
         refine(query, w.coarse, w.fine);
@@ -212,8 +210,9 @@ struct Search {
         std::vector<float> by_error(columns), constant(columns), thresholds(columns, INFINITY);
         std::vector<Sieve> sieves((size_t)m);
         for (size_t q = 0; q < (size_t)m; ++q) {
-            by_error[q] = (1.0f + panels.errors()[q]) * 1.00001f;
-            constant[q] = panels.errors()[q] * 1.00001f + 4e-6f;
+            const CodeSlack slack(panels.errors()[q]);
+            by_error[q] = slack.by_error;
+            constant[q] = slack.constant;
             thresholds[q] = -INFINITY;
             sieves[q].reset(k);
         }
@@ -259,8 +258,7 @@ struct Search {
 bool top_k(const float* rows, Index n, Index dim, const float* queries, Index n_queries, Index k,
            const Codes* codes, int64_t* indices, float* similarities, int n_threads) noexcept {
     const Kernels& kernels = active();
-    const float rounding = (float)(dim + 8) * 6e-8f;
-    const Search search{rows, dim, k, codes, *kernels.rows, *kernels.codes, rounding};
+    const Search search{rows, dim, k, codes, *kernels.rows, *kernels.codes, rounding_of(dim)};
     std::atomic<bool> done(true);
     const auto guarded = [&](const auto& work) {
         try {

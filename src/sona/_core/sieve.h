@@ -10,6 +10,19 @@
 
 namespace sona {
 
+// What the true product with a query may be off by from that of the codes: of a row p and a query
+// q of length at most 1, |q.p - q'.p'| <= |q'| |p - p'| + |q - q'| |p|, and the rounding of this
+// very line.
+struct CodeSlack {
+    explicit CodeSlack(float query_error)
+        : by_error((1.0f + query_error) * 1.00001f), constant(query_error * 1.00001f + 4e-6f) {}
+    float of(float row_error) const { return row_error * by_error + constant; }
+    float by_error, constant;
+};
+
+// Bound of the rounding of a float32 product: dim roundings of terms that sum to at most 1.
+inline float rounding_of(Index dim) { return (float)(dim + 8) * 6e-8f; }
+
 struct Candidate {
     Index row;
     float upper;

@@ -225,6 +225,37 @@ class Router:
             if len(self._waiting) >= _TOGETHER:
                 self.prepare()
 
+    def prepare(self) -> None:
+        """Let memory, model and selectivity be judged by the outcomes that wait for it.
+
+        The next decision would do it first.
+        """
+        if not self._waiting:
+            return
+        buffer = self._buffer
+        rows = np.array(self._waiting) % buffer.capacity
+        self._waiting = []
+        near, similarities = buffer.nearest(buffer.embeddings[rows], _PRECEDENTS + 1)
+        self._ask_model(rows)
+        _core.judge(
+            rows,
+            near,
+            similarities,
+            buffer.whole,
+            buffer.real,
+            len(buffer),
+            self._levels.table,
+            self._levels.totals,
+            self._contest,
+            self._selectivity.state,
+            NEAREST,
+            self._width,
+            MEMORY_PRIOR,
+            self._selectivity.prior,
+            _CONTEST_KEEP ** min(max(1, len(buffer) // _LOOKED_UP_ALL), _STANDS_FOR),
+            SAID_FADE,
+        )
+
     def absorb(self, summary: Sketch) -> None:
         """Take in what many outcomes amount to.
 
@@ -457,37 +488,6 @@ class Router:
         overall = self._levels.overall
         trust = self._memory_weight
         return overall * (1.0 - trust + trust * _NEVER_TRIED), 0.5
-
-    def prepare(self) -> None:
-        """Let memory, model and selectivity be judged by the outcomes that wait for it.
-
-        The next decision would do it first.
-        """
-        if not self._waiting:
-            return
-        buffer = self._buffer
-        rows = np.array(self._waiting) % buffer.capacity
-        self._waiting = []
-        near, similarities = buffer.nearest(buffer.embeddings[rows], _PRECEDENTS + 1)
-        self._ask_model(rows)
-        _core.judge(
-            rows,
-            near,
-            similarities,
-            buffer.whole,
-            buffer.real,
-            len(buffer),
-            self._levels.table,
-            self._levels.totals,
-            self._contest,
-            self._selectivity.state,
-            NEAREST,
-            self._width,
-            MEMORY_PRIOR,
-            self._selectivity.prior,
-            _CONTEST_KEEP ** min(max(1, len(buffer) // _LOOKED_UP_ALL), _STANDS_FOR),
-            SAID_FADE,
-        )
 
     def _ask_model(self, rows: _Ints) -> None:
         """Note what the model says of remembered rows, where it was not asked before."""

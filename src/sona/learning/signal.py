@@ -131,6 +131,7 @@ def decide(
     centroids: FloatArray,
     values: FloatArray,
     bias: FloatArray | None = None,
+    temperature: float | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Return what the bank expects of each query.
 
@@ -144,6 +145,8 @@ def decide(
         Expected quality of the query's route at each pattern.
     bias : ndarray of float32, shape (m,), optional
         Added to the logits.
+    temperature : float, optional
+        :func:`temperature_of` the patterns, for who knows it already.
 
     Returns
     -------
@@ -155,8 +158,10 @@ def decide(
     -----
     Costs 2 * n * m * dim operations.
     """
+    if temperature is None:
+        temperature = temperature_of(centroids)
     logits = units @ centroids.T
-    logits *= np.float32(1.0 / temperature_of(centroids))
+    logits *= np.float32(1.0 / temperature)
     if bias is not None:
         logits += bias
     logits -= logits.max(axis=1, keepdims=True)
@@ -198,12 +203,13 @@ def query_gradient(
     ndarray of float32, shape (n, dim)
         Orthogonal to each y.
     """
-    attention, expected = decide(units, centroids, values, bias)
+    temperature = temperature_of(centroids)
+    attention, expected = decide(units, centroids, values, bias, temperature)
     e = np.clip(expected, _EDGE, 1.0 - _EDGE)
     spread = e * (1.0 - e)
     slope = 1.0 / np.sqrt(spread) if targets is None else (e - targets) / spread
     pull = attention * (values - expected[:, None])
-    pull *= (slope / np.float32(temperature_of(centroids)))[:, None]
+    pull *= (slope / np.float32(temperature))[:, None]
     gradient: FloatArray = pull @ centroids
     gradient -= units * np.einsum("nd,nd->n", gradient, units)[:, None]
     return np.divide(gradient, norms, out=np.zeros_like(gradient), where=norms > 0.0)
