@@ -35,9 +35,13 @@ _SLICE_SECONDS = 0.5
 #: Publishing takes at most a tenth of the time.
 _PUBLISH_SECONDS = 0.25
 _PUBLISH_SHARE = 9.0
+#: A consolidation takes seconds of a processor that who sends needs: it waits until nothing has
+#: come for so long, but not longer than that.
+_CALM_SECONDS, _PATIENCE_SECONDS = 1.0, 30.0
 #: New agents that make a consolidation due: at least so many, and such a share of all. It costs
 #: what is held; this way learning costs a constant amount for each export, however many there are.
 _NEW_AGENTS, _NEW_SHARE = 50, 0.25
+_NEVER = sys.maxsize
 
 
 class Lesson(msgspec.Struct, frozen=True):
@@ -77,11 +81,24 @@ class _Pupil:
         self._published = -1
         self._next = 0.0
         self._unlearned = 0
+        self._came = 0.0  # when exports were last seen to come
+        self._due: float | None = None  # since when a consolidation is
 
     @property
     def wait(self) -> float | None:
         """Seconds until there is something to do; None where all is learned and published."""
-        return 0.0 if self._unlearned else self._behind
+        if self._unlearned:
+            return 0.0
+        waits = [seconds for seconds in (self._behind, self._held) if seconds is not None]
+        return min(waits, default=None)
+
+    @property
+    def _held(self) -> float | None:
+        """Seconds that a consolidation has to wait still; None where none is due."""
+        if self._due is None:
+            return None
+        until = min(self._came + _CALM_SECONDS, self._due + _PATIENCE_SECONDS)
+        return max(0.0, until - time.monotonic())
 
     @property
     def _behind(self) -> float | None:
@@ -92,10 +109,13 @@ class _Pupil:
 
     def look(self) -> Lesson:
         coordinator = self._coordinator
-        share = int(_NEW_SHARE * coordinator.agent_count)
-        coordinator.consolidation_interval = max(_NEW_AGENTS, share)
+        self._look_for_news()
+        if self._held == 0.0:
+            self._due = None
+        else:
+            coordinator.consolidation_interval = _NEVER
         result = coordinator.tick(_SLICE_SECONDS)
-        self._unlearned = coordinator.unlearned
+        self._look_for_news()
         if result is not None:
             self._published = -1  # the same trajectories, known better
         published = self._behind == 0.0
@@ -104,6 +124,18 @@ class _Pupil:
         seconds = None if result is None else 1e-3 * result.elapsed_ms
         held = coordinator.total_trajectories
         return Lesson(self._name, published, seconds, held, self._unlearned)
+
+    def _look_for_news(self) -> None:
+        coordinator, unlearned = self._coordinator, self._unlearned
+        self._unlearned = coordinator.unlearned
+        if self._unlearned > unlearned:
+            self._came = time.monotonic()
+        share = int(_NEW_SHARE * coordinator.agent_count)
+        coordinator.consolidation_interval = max(_NEW_AGENTS, share)
+        if not coordinator.due:
+            self._due = None
+        elif self._due is None:
+            self._due = time.monotonic()
 
     def _publish(self) -> None:
         started = time.monotonic()

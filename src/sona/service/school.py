@@ -20,6 +20,9 @@ __all__ = ["School"]
 
 #: Time before a learner that died is replaced; doubled while they go on dying.
 _AGAIN_SECONDS, _MOST_SECONDS = 0.5, 60.0
+#: A learner takes one processor, whatever BLAS it calls: several learn hardly faster and leave none
+#: to those who commit and answer. Who sets one of these decides for himself.
+_ONE_THREAD = {f"{blas}_NUM_THREADS": "1" for blas in ("OPENBLAS", "MKL", "OMP")}
 
 
 class School:
@@ -83,6 +86,7 @@ class School:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**_ONE_THREAD, **os.environ},
         )
         decided("learner started", {"pid": process.pid})
         threading.Thread(target=self._listen, args=(process,), daemon=True).start()
