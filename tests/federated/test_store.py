@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,6 +133,17 @@ def test_two_coordinators_on_one_store_count_everything_once(durable):
     assert fingerprint(one)[1:] == fingerprint(two)[1:]
     one.close()
     two.close()
+
+
+def test_a_store_that_another_process_is_making_is_waited_for(tmp_path):
+    path = os.fspath(tmp_path / "store.db")
+    other = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    done = threading.Timer(0.2, other.execute, ("COMMIT",))
+    done.start()
+    FederatedCoordinator("c", SonaConfig.for_coordinator(hidden_dim=4), store=path)
+    done.join()
+    other.close()
 
 
 def test_processes_on_one_store_neither_lose_nor_double(durable):

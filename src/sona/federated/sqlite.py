@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ class SqliteDatabase:
         try:
             self._db = self._reader = self._connect()
             if self.durable:
-                self._db.execute("PRAGMA journal_mode=WAL")
+                self._write_ahead()
                 self._db.execute("PRAGMA synchronous=FULL")
             self._migrate()
             if self.durable:  # what is read need not wait until a disk has what is written
@@ -60,6 +61,20 @@ class SqliteDatabase:
                 self._reader.execute("PRAGMA query_only=1")
         except sqlite3.Error as error:
             raise StoreError(f"`store`: cannot open {self.name}: {error}") from error
+
+    def _write_ahead(self) -> None:
+        # A file changes its mode under a lock that SQLite does not wait for: where two processes
+        # open a new file at once, one of them is told that it is locked.
+        until = time.monotonic() + _WAIT_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                return
+            except self._sqlite3.OperationalError as error:
+                locked = error.sqlite_errorcode & 0xFF == self._sqlite3.SQLITE_BUSY
+                if not locked or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
 
     @contextmanager
     def writing(self) -> Iterator[Run]:
