@@ -75,7 +75,8 @@ def test_both_backends_have_the_same_signatures() -> None:
             pairs = [(getattr(ours, m), getattr(theirs, m)) for m in members]
             pairs = [pair for pair in pairs if callable(pair[0])]
             # The constructor of an extension type hides its signature; calling it does not.
-            assert theirs(dim=3, rank=2).scaling == ours(dim=3, rank=2).scaling
+            if name == "LowRankAdapter":
+                assert theirs(dim=3, rank=2).scaling == ours(dim=3, rank=2).scaling
         else:
             pairs = [(ours, theirs)]
         for mine, other in pairs:

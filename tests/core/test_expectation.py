@@ -32,6 +32,10 @@ JUDGE = {
 }
 
 
+def nobody(rows: Any) -> None:
+    raise AssertionError("asked")
+
+
 class World:
     """Remembered outcomes of a few routes, levels of all but one of them, and a model."""
 
@@ -67,25 +71,37 @@ class World:
             "variance": self.variance,
             "level": self.level,
             "doubted": 2,
-            "x": self.points[0],
         }
-        return backend.model_means(**{**given, **other})
+        return backend.CellModel(**{**given, **other})
 
-    def expect(self, backend: ModuleType, k: int = 20, modelled: int = 4, **other: Any) -> Any:
-        rows, similarities = self.near(self.points[3], k)
-        means = np.linspace(0.2, 1.3, modelled)
+    def modelling(self, backend: ModuleType, known: int) -> Any:
+        """A model of the first routes."""
+        return self.model(
+            backend,
+            rows=self.rows[: 15 + known],
+            table=self.table[:, :known].copy(),
+            variance=self.variance[:, :known].copy(),
+            level=self.level[:known],
+        )
+
+    def outlook(self, backend: ModuleType, k: int = 20, known: int = 4, **other: Any) -> Any:
+        codes = backend.RowCodes(*self.points.shape)
+        backend.encode_rows(self.points, codes, 0)
         given = {
-            "levels": self.levels,
-            "overall": self.overall,
-            "mean": means,
-            "doubt": 0.1 * means,
-            "level": np.full(modelled, 0.5),
-            "rows": rows,
-            "similarities": similarities,
+            "model": self.modelling(backend, known) if known else None,
+            "rows": self.points,
+            "codes": codes,
+            "n": len(self.points) if k else 0,
             "whole": self.whole,
             "real": self.real,
+            "levels": self.levels,
+            "overall": self.overall,
+            "neighbours": max(k, 1),
         }
-        return backend.expectations(**{**given, **RULE, **other})
+        return backend.Outlook(**{**given, **RULE, **other})
+
+    def expect(self, backend: ModuleType, k: int = 20, known: int = 4, **other: Any) -> Any:
+        return self.outlook(backend, k, known, **other).expect(self.points[3], nobody)
 
     def looked_up(self, m: int = 6, k: int = 9) -> dict[str, Any]:
         rows = np.arange(m) * 3
@@ -101,7 +117,7 @@ class World:
 
 def test_the_model_adds_its_levels_the_linear_part_and_one_cell_of_each_view(backend):
     world = World()
-    mean, doubt = world.model(backend)
+    mean, doubt = world.model(backend).means(world.points[0])
     products = world.rows.astype(np.float64) @ world.points[0]
     cells = [products[:7].argmax(), 7 + products[7:12].argmax(), 12 + products[12:15].argmax()]
     assert mean == pytest.approx(world.level + products[15:] + world.table[cells].sum(0), abs=1e-5)
@@ -124,8 +140,9 @@ def test_codes_spare_the_model_reading_and_change_no_bit(backend, dim):
     table = rng.standard_normal((120, 2)).astype(np.float32)
     rows = np.concatenate([cells, rng.standard_normal((2, dim)).astype(np.float32)])
     given = (rows, starts, table, table[:100] ** 2, np.array([0.4, 0.6]), 2)
+    models = [backend.CellModel(*given, c) for c in (None, codes)]
     for query in [*queries, np.zeros(dim, np.float32)]:
-        plain, coded = (backend.model_means(*given, query, c) for c in (None, codes))
+        plain, coded = (model.means(query) for model in models)
         assert all(np.array_equal(a, b) for a, b in zip(plain, coded, strict=True))
 
 
@@ -138,6 +155,8 @@ def test_codes_must_be_of_the_centroids(backend):
 @pytest.mark.parametrize("k", [0, 1, 20, 50])
 def test_backends_expect_the_same(backend, k, trust):
     world = World()
+    # What the model says is summed in float32: one cell's worth is the same in any order.
+    world.rows[15:], world.table[7:] = 0.0, 0.0
     expected, deviation = world.expect(backend, k, trust=trust)
     for ours, theirs in zip(
         (expected, deviation), world.expect(reference, k, trust=trust), strict=True
@@ -149,7 +168,7 @@ def test_backends_expect_the_same(backend, k, trust):
 def test_an_unknown_route_goes_by_the_overall_mean_and_a_known_one_by_its_own(backend):
     world = World()
     world.levels[:, 3] = world.levels[:, 2] = 0.0
-    expected, deviation = world.expect(backend, 0, modelled=0)
+    expected, deviation = world.expect(backend, 0, known=0)
     assert expected[-1] == pytest.approx(0.6)
     assert expected[:-1] == pytest.approx(world.levels[:-1, 0])
     assert deviation[-1] == pytest.approx(0.3)
@@ -160,7 +179,7 @@ def test_memory_alone_says_what_was_tried_and_little_of_what_was_not(backend):
     world = World(n_routes=3)
     world.whole[0] = np.arange(50) % 2
     world.real[0] = world.whole[0] == 0
-    expected, deviation = world.expect(backend, 20, modelled=3, trust=1.0)
+    expected, deviation = world.expect(backend, 20, known=3, trust=1.0)
     assert expected[1] < expected[2] < expected[0]
     assert expected[2] == pytest.approx(RULE["low"])
     assert (deviation > 0.0).all()
@@ -169,15 +188,38 @@ def test_memory_alone_says_what_was_tried_and_little_of_what_was_not(backend):
 def test_expectations_keep_their_order_where_they_leave_the_unit_interval(backend):
     world = World()
     world.levels[:] = (0.5, 1.0, 0.0, 0.0, 0.0, 0.0)
-    expected, _ = world.expect(backend, 0, mean=np.array([0.4, 1.4, 1.5, -0.5]))
+    world.rows[:], world.table[:] = 0.0, [0.4, 1.4, 1.5, -0.5, 0.0]
+    world.table[5:] = 0.0
+    world.starts = np.array([0, 5, 12])
+    expected, _ = world.expect(backend, 0)
     assert 0.0 < expected[3] < expected[0] < expected[1] < expected[2] < 1.0
 
 
 def test_a_row_that_the_model_was_not_asked_about_is_asked_for_first(backend):
     world = World()
+    wanted = world.expect(backend)
     rows, _ = world.near(world.points[3], 20)
+    said = world.real[3, rows[7]]
     world.real[3, rows[7]] = np.nan
-    assert world.expect(backend) is None
+    asked = []
+
+    def ask(near: Any) -> None:
+        asked.append(near)
+        world.real[3, rows[7]] = said
+
+    outlook = world.outlook(backend)
+    found = outlook.expect(world.points[3], ask)
+    assert [near.tolist() for near in asked] == [rows.tolist()]
+    assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+    world.real[3, rows[7]] = np.nan
+    assert outlook.expect(world.points[3], asked.append) is None
+
+
+def test_what_asking_raises_comes_out(backend):
+    world = World()
+    world.real[3] = np.nan
+    with pytest.raises(AssertionError, match="asked"):
+        world.expect(backend)
 
 
 def test_backends_agree_on_what_came_before(backend):
@@ -227,7 +269,6 @@ def test_routes_that_follow_the_query_are_told_from_a_lottery(backend):
         ({"starts": np.array([0, 7, 15])}, RangeError),
         ({"doubted": 3}, RangeError),
         ({"doubted": 0}, RangeError),
-        ({"x": np.zeros(24)}, DTypeError),
         ({"level": np.zeros(4)}, ShapeError),
     ],
 )
@@ -239,21 +280,33 @@ def test_a_model_that_does_not_fit_together_is_refused(backend, other, error):
 @pytest.mark.parametrize(
     ("other", "error"),
     [
-        ({"rows": np.full(20, 50)}, RangeError),
-        ({"rows": np.full(20, -1)}, RangeError),
-        ({"rows": np.zeros(19, np.int64)}, ShapeError),
-        ({"levels": np.zeros((1, 6))}, RangeError),
+        ({"levels": np.zeros((3, 6))}, RangeError),
         ({"levels": np.zeros((5, 5))}, ShapeError),
         ({"real": np.zeros((4, 49))}, ShapeError),
-        ({"doubt": np.zeros(3)}, ShapeError),
+        ({"rows": np.zeros((50, 23), np.float32)}, ShapeError),
+        ({"n": 51}, RangeError),
+        ({"neighbours": 0}, RangeError),
+        ({"nth": 0}, RangeError),
     ],
 )
-def test_expectations_of_what_is_not_there_are_refused(backend, other, error):
-    world = World()
-    if other.get("levels") is not None and len(other["levels"]) == 1:
-        other = {**other, "mean": np.zeros(0), "doubt": np.zeros(0), "level": np.zeros(0)}
+def test_an_outlook_that_does_not_fit_together_is_refused(backend, other, error):
     with pytest.raises(error):
-        world.expect(backend, **other)
+        World().outlook(backend, **other)
+
+
+def test_a_route_outside_the_levels_is_refused(backend):
+    with pytest.raises(RangeError, match="routes"):
+        World().expect(backend, known=0, levels=np.ones((1, 6)))
+
+
+def test_a_query_of_another_kind_is_refused(backend):
+    world = World()
+    outlook, model = world.outlook(backend), world.model(backend)
+    for query, error in ((np.zeros(24), DTypeError), (np.zeros(23, np.float32), ShapeError)):
+        with pytest.raises(error):
+            model.means(query)
+        with pytest.raises(error):
+            outlook.expect(query, nobody)
 
 
 def test_nobody_judges_before_the_model_was_asked(backend):

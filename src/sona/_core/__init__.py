@@ -23,8 +23,10 @@ from sona._core.expectation import neighbour_weights
 from sona.errors import ConfigError, RangeError
 
 __all__ = [
+    "CellModel",
     "FloatArray",
     "LowRankAdapter",
+    "Outlook",
     "RowCodes",
     "accumulate",
     "adapt_tensor",
@@ -39,14 +41,12 @@ __all__ = [
     "decision_step",
     "dimensions",
     "encode_rows",
-    "expectations",
     "expected_values",
     "follow",
     "forced",
     "gate_observe",
     "gate_trust",
     "judge",
-    "model_means",
     "neighbour_weights",
     "outcome_step",
     "place_outcome",
@@ -97,7 +97,9 @@ backend: Literal["native", "numpy"] = _choose_backend()
 if TYPE_CHECKING or backend == "native":
     from sona._core import _kernels
     from sona._core._kernels import (
+        CellModel,
         LowRankAdapter,
+        Outlook,
         RowCodes,
         accumulate,
         adapt_tensor,
@@ -107,13 +109,11 @@ if TYPE_CHECKING or backend == "native":
         count_outcome,
         decision_step,
         encode_rows,
-        expectations,
         expected_values,
         follow,
         gate_observe,
         gate_trust,
         judge,
-        model_means,
         outcome_step,
         place_outcome,
         precedents,
@@ -129,7 +129,9 @@ if TYPE_CHECKING or backend == "native":
     )
 else:
     from sona._core.reference import (
+        CellModel,
         LowRankAdapter,
+        Outlook,
         RowCodes,
         accumulate,
         adapt_tensor,
@@ -139,13 +141,11 @@ else:
         count_outcome,
         decision_step,
         encode_rows,
-        expectations,
         expected_values,
         follow,
         gate_observe,
         gate_trust,
         judge,
-        model_means,
         outcome_step,
         place_outcome,
         precedents,

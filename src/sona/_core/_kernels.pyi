@@ -1,4 +1,5 @@
 # Signatures are those of sona._core.reference, where each kernel is documented.
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,45 @@ class LowRankAdapter:
         format: str,
         out: npt.NDArray[np.uint16] | None = None,
     ) -> npt.NDArray[np.uint16]: ...
+
+class CellModel:
+    def __init__(
+        self,
+        rows: FloatArray,
+        starts: npt.NDArray[np.int64],
+        table: FloatArray,
+        variance: FloatArray,
+        level: npt.NDArray[np.float64],
+        doubted: int,
+        codes: RowCodes | None = None,
+    ) -> None: ...
+    def means(self, x: FloatArray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
+
+class Outlook:
+    def __init__(
+        self,
+        model: CellModel | None,
+        rows: FloatArray,
+        codes: RowCodes,
+        n: int,
+        whole: npt.NDArray[np.int64],
+        real: npt.NDArray[np.float64],
+        levels: npt.NDArray[np.float64],
+        overall: npt.NDArray[np.float64],
+        learned: int,
+        neighbours: int,
+        width: float,
+        nth: int,
+        fresh: float,
+        residual_prior: float,
+        trust: float,
+        low: float,
+        memory_prior: float,
+        edge: float,
+    ) -> None: ...
+    def expect(
+        self, x: FloatArray, ask: Callable[[npt.NDArray[np.int64]], object]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None: ...
 
 def adapt_tensor(x: Any, adapters: tuple[LowRankAdapter, ...]) -> Any | None: ...
 def decision_step(
@@ -132,36 +172,6 @@ def put_outcome(
     weight: float,
     length: float,
 ) -> None: ...
-def model_means(
-    rows: FloatArray,
-    starts: npt.NDArray[np.int64],
-    table: FloatArray,
-    variance: FloatArray,
-    level: npt.NDArray[np.float64],
-    doubted: int,
-    x: FloatArray,
-    codes: RowCodes | None = None,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
-def expectations(
-    levels: npt.NDArray[np.float64],
-    overall: npt.NDArray[np.float64],
-    mean: npt.NDArray[np.float64],
-    doubt: npt.NDArray[np.float64],
-    level: npt.NDArray[np.float64],
-    rows: npt.NDArray[np.int64],
-    similarities: FloatArray,
-    whole: npt.NDArray[np.int64],
-    real: npt.NDArray[np.float64],
-    learned: int,
-    width: float,
-    nth: int,
-    fresh: float,
-    residual_prior: float,
-    trust: float,
-    low: float,
-    memory_prior: float,
-    edge: float,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None: ...
 def precedents(
     rows: npt.NDArray[np.int64],
     before: npt.NDArray[np.int64],

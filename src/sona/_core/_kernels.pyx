@@ -114,23 +114,28 @@ cdef extern from "core.h" namespace "sona" nogil:
         const double* quality
         const double* weight
         const double* fitted
-    cdef struct Belief:
-        const double* levels
-        const double* overall
-        Py_ssize_t n_routes
-        const double* mean
-        const double* doubt
-        const double* level
-        Py_ssize_t n_modelled
     cdef struct ExpectationRule:
         double width, fresh, residual_prior, trust, low, memory_prior, edge
         Py_ssize_t nth
         int64_t learned
+    cdef struct NativeOutlook "sona::Outlook":
+        const Model* model
+        const float* rows
+        Codes codes
+        Py_ssize_t n, dim, k
+        Remembered memory
+        const double* levels
+        const double* overall
+        Py_ssize_t n_routes
+        ExpectationRule rule
     int NO_MEMORY, NOT_ASKED, UNKNOWN_ROUTE
-    int _expectations "sona::expectations"(
-        const Belief& belief, const Remembered& memory, const int64_t* rows,
-        const float* similarities, Py_ssize_t k, const ExpectationRule& rule, double* expected,
-        double* deviation)
+    cdef struct Found:
+        int64_t* rows
+    Py_ssize_t found_scratch(const NativeOutlook& outlook)
+    Found found_in(const NativeOutlook& outlook, double* scratch)
+    bint look(const NativeOutlook& outlook, const float* x, const Found& found)
+    int conclude(const NativeOutlook& outlook, const Found& found, double* expected,
+                 double* deviation)
     void _precedents "sona::precedents"(
         const Remembered& memory, const int64_t* rows, const int64_t* before, Py_ssize_t m,
         const int64_t* near, const float* similarities, Py_ssize_t k, Py_ssize_t nth,
@@ -613,46 +618,38 @@ def put_outcome(rows, codes, whole, real, row, unit, route, order, quality, weig
     values[0], values[room], values[2 * room], values[3 * room] = quality, weight, length, NAN
 
 
-def model_means(rows, starts, table, variance, level, doubted, x, codes=None):
-    cdef Model model
-    cdef Codes room
-    cdef Py_ssize_t v, end = 0
-    cdef bint fits = False
-    model.n_doubted = doubted
-    if (sona_is_ready(rows, NPY_FLOAT32, 2) and sona_is_ready(starts, NPY_INT64, 1)
-            and sona_is_ready(table, NPY_FLOAT32, 2) and sona_is_ready(variance, NPY_FLOAT32, 2)
-            and sona_is_ready(level, NPY_FLOAT64, 1) and sona_is_ready(x, NPY_FLOAT32, 1)):
-        model.n_cells, model.n_routes = sona_dim(table, 0), sona_dim(table, 1)
-        model.dim, model.n_views = sona_dim(x, 0), sona_dim(starts, 0)
-        model.starts = <const int64_t*>sona_data(starts)
-        fits = (sona_dim(rows, 0) == model.n_cells + model.n_routes
-                and sona_dim(rows, 1) == model.dim and sona_dim(variance, 1) == model.n_routes
-                and sona_dim(level, 0) == model.n_routes and 0 < model.n_doubted <= model.n_views)
-        for v in range(model.n_views if fits else 0):
-            end = model.starts[v + 1] if v + 1 < model.n_views else model.n_cells
-            fits = fits and 0 <= model.starts[v] < end and (v > 0 or model.starts[0] == 0)
-            if v + 1 == model.n_doubted:
-                fits = fits and sona_dim(variance, 0) >= end
-    model.codes = NULL
-    if fits and codes is not None:
-        code_array = codes.codes
-        fits = (sona_is_ready(code_array, NPY_INT8, 2)
-                and sona_dim(code_array, 1) == (model.dim + 63) // 64 * 64
-                and sona_dim(code_array, 0) == model.n_cells)
-        if fits:
-            room = borrow_codes(codes)
-            model.codes = &room
-    if not fits:
-        contracts.check_model(rows, starts, table, variance, level, doubted, x, codes)
-    model.rows, model.table = <const float*>sona_data(rows), <const float*>sona_data(table)
-    model.variance = <const float*>sona_data(variance)
-    model.level = <const double*>sona_data(level)
-    mean = sona_new(True, 0, model.n_routes, NPY_FLOAT64)
-    doubt = sona_new(True, 0, model.n_routes, NPY_FLOAT64)
-    if not _model_means(model, <const float*>sona_data(x), <double*>sona_data(mean),
-                        <double*>sona_data(doubt)):
-        raise MemoryError
-    return mean, doubt
+cdef class CellModel:
+    cdef Model native
+    cdef Codes codes
+    cdef tuple kept  # what the pointers point to
+
+    def __init__(self, rows, starts, table, variance, level, doubted, codes=None):
+        contracts.check_model(rows, starts, table, variance, level, doubted, codes)
+        if self.kept is not None:
+            raise TypeError("a model is initialised once")
+        self.native.rows, self.native.dim = <const float*>sona_data(rows), sona_dim(rows, 1)
+        self.native.n_cells, self.native.n_routes = sona_dim(table, 0), sona_dim(table, 1)
+        self.native.starts = <const int64_t*>sona_data(starts)
+        self.native.n_views, self.native.n_doubted = sona_dim(starts, 0), doubted
+        self.native.table = <const float*>sona_data(table)
+        self.native.variance = <const float*>sona_data(variance)
+        self.native.level = <const double*>sona_data(level)
+        if codes is not None:
+            self.codes = borrow_codes(codes)
+            self.native.codes = &self.codes
+        self.kept = (rows, starts, table, variance, level, codes)
+
+    def means(self, x):
+        if self.kept is None:
+            raise TypeError("the model's __init__ was not called")
+        if not (sona_is_ready(x, NPY_FLOAT32, 1) and sona_dim(x, 0) == self.native.dim):
+            contracts.check_query(x, self.native.dim)
+        mean = sona_new(True, 0, self.native.n_routes, NPY_FLOAT64)
+        doubt = sona_new(True, 0, self.native.n_routes, NPY_FLOAT64)
+        if not _model_means(self.native, <const float*>sona_data(x), <double*>sona_data(mean),
+                            <double*>sona_data(doubt)):
+            raise MemoryError
+        return mean, doubt
 
 
 cdef Remembered borrow_columns(whole, real):
@@ -680,42 +677,80 @@ cdef bint are_rows(rows, Py_ssize_t n, Py_ssize_t room):
     return True
 
 
-def expectations(levels, overall, mean, doubt, level, rows, similarities, whole, real, learned,
+cdef class Outlook:
+    cdef NativeOutlook native
+    cdef tuple kept  # what the pointers point to
+
+    def __init__(self, model, rows, codes, n, whole, real, levels, overall, learned, neighbours,
                  width, nth, fresh, residual_prior, trust, low, memory_prior, edge):
-    cdef Belief belief
-    cdef ExpectationRule rule
-    cdef Py_ssize_t k
-    cdef int how
-    if not (sona_is_ready(levels, NPY_FLOAT64, 2) and sona_dim(levels, 1) == 6
-            and sona_is_ready(overall, NPY_FLOAT64, 1) and sona_dim(overall, 0) == 3
-            and sona_is_ready(mean, NPY_FLOAT64, 1) and sona_is_ready(doubt, NPY_FLOAT64, 1)
-            and sona_is_ready(level, NPY_FLOAT64, 1)
-            and sona_dim(mean, 0) == sona_dim(doubt, 0) == sona_dim(level, 0)
-            and sona_dim(mean, 0) <= sona_dim(levels, 0) and sona_is_ready(rows, NPY_INT64, 1)
-            and sona_is_ready(similarities, NPY_FLOAT32, 1)
-            and sona_dim(similarities, 0) == sona_dim(rows, 0) and are_columns(whole, real)
-            and are_rows(rows, sona_dim(rows, 0), sona_dim(whole, 1))):
-        contracts.check_expectations(
-            levels, overall, mean, doubt, level, rows, similarities, whole, real)
-    k = sona_dim(rows, 0)
-    belief.levels = <const double*>sona_data(levels)
-    belief.overall, belief.n_routes = <const double*>sona_data(overall), sona_dim(levels, 0)
-    belief.mean, belief.doubt = <const double*>sona_data(mean), <const double*>sona_data(doubt)
-    belief.level, belief.n_modelled = <const double*>sona_data(level), sona_dim(mean, 0)
-    rule.learned, rule.width, rule.nth, rule.fresh = learned, width, nth, fresh
-    rule.residual_prior, rule.trust, rule.low = residual_prior, trust, low
-    rule.memory_prior, rule.edge = memory_prior, edge
-    expected = sona_new(True, 0, belief.n_routes, NPY_FLOAT64)
-    deviation = sona_new(True, 0, belief.n_routes, NPY_FLOAT64)
-    how = _expectations(
-        belief, borrow_columns(whole, real), <const int64_t*>sona_data(rows),
-        <const float*>sona_data(similarities), k, rule, <double*>sona_data(expected),
-        <double*>sona_data(deviation))
-    if how == NO_MEMORY:
-        raise MemoryError
-    if how == UNKNOWN_ROUTE:
-        contracts.check_routes(whole[0][rows], len(levels))
-    return None if how == NOT_ASKED else (expected, deviation)
+        cdef CellModel cells = model
+        cdef Py_ssize_t used = n, most = neighbours, near = nth, room
+        if self.kept is not None:
+            raise TypeError("an outlook is initialised once")
+        if cells is not None and cells.kept is None:
+            raise TypeError("the model's __init__ was not called")
+        # Made anew after each outcome: a look at each argument, and words only for what is wrong.
+        code_array = codes.codes
+        if not (sona_is_ready(rows, NPY_FLOAT32, 2) and are_columns(whole, real)
+                and 0 <= used <= sona_dim(rows, 0) and used <= sona_dim(whole, 1)
+                and sona_is_ready(code_array, NPY_INT8, 2)
+                and sona_dim(code_array, 1) == (sona_dim(rows, 1) + 63) // 64 * 64
+                and sona_dim(code_array, 0) == sona_dim(rows, 0)
+                and sona_is_ready(levels, NPY_FLOAT64, 2) and sona_dim(levels, 1) == 6
+                and sona_is_ready(overall, NPY_FLOAT64, 1) and sona_dim(overall, 0) == 3
+                and (cells is None or (cells.native.dim == sona_dim(rows, 1)
+                                       and cells.native.n_routes <= sona_dim(levels, 0)))
+                and most > 0 and near > 0):
+            contracts.check_outlook(
+                None if cells is None else (cells.native.dim, cells.native.n_routes), rows, codes,
+                n, whole, real, levels, overall, neighbours, nth)
+        if cells is not None:
+            self.native.model = &cells.native
+        self.native.rows, self.native.codes = <const float*>sona_data(rows), borrow_codes(codes)
+        self.native.n, self.native.dim, self.native.k = used, sona_dim(rows, 1), min(most, used)
+        self.native.memory = borrow_columns(whole, real)
+        self.native.levels = <const double*>sona_data(levels)
+        self.native.overall = <const double*>sona_data(overall)
+        self.native.n_routes = sona_dim(levels, 0)
+        rule = &self.native.rule
+        rule.learned, rule.width, rule.nth, rule.fresh = learned, width, near, fresh
+        rule.residual_prior, rule.trust, rule.low = residual_prior, trust, low
+        rule.memory_prior, rule.edge = memory_prior, edge
+        self.kept = (model, rows, codes, whole, real, levels, overall)
+
+    def expect(self, x, ask):
+        cdef double* means
+        cdef double* deviations
+        cdef Found found
+        cdef int how
+        cdef bint done
+        cdef void* thread
+        if self.kept is None:
+            raise TypeError("the outlook's __init__ was not called")
+        if not (sona_is_ready(x, NPY_FLOAT32, 1) and sona_dim(x, 0) == self.native.dim):
+            contracts.check_query(x, self.native.dim)
+        expected = sona_new(True, 0, self.native.n_routes, NPY_FLOAT64)
+        deviation = sona_new(True, 0, self.native.n_routes, NPY_FLOAT64)
+        means, deviations = <double*>sona_data(expected), <double*>sona_data(deviation)
+        scratch = sona_new(True, 0, found_scratch(self.native), NPY_FLOAT64)
+        found = found_in(self.native, <double*>sona_data(scratch))
+        thread = release_gil(<double>self.native.n * self.native.dim)
+        done = look(self.native, <const float*>sona_data(x), found)
+        retake_gil(thread)
+        if not done:
+            raise MemoryError
+        how = conclude(self.native, found, means, deviations)
+        if how == NOT_ASKED:
+            rows = sona_new(True, 0, self.native.k, NPY_INT64)
+            memcpy(sona_data(rows), found.rows, self.native.k * sizeof(int64_t))
+            ask(rows)
+            how = conclude(self.native, found, means, deviations)
+        if how == NO_MEMORY:
+            raise MemoryError
+        if how == UNKNOWN_ROUTE:
+            whole = self.kept[3]
+            contracts.check_routes(whole[0, :self.native.n], self.native.n_routes)
+        return None if how == NOT_ASKED else (expected, deviation)
 
 
 cdef bint are_neighbours(rows, near, similarities, whole, real):

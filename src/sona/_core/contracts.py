@@ -136,7 +136,6 @@ def check_model(
     variance: Any,
     level: Any,
     doubted: int,
-    x: Any,
     codes: RowCodes | None,
 ) -> None:
     n_cells, n_routes = _shape(table, 2, "table")
@@ -147,7 +146,6 @@ def check_model(
     require(table, (n_cells, n_routes), np.float32, "table")
     require(variance, (len(variance), n_routes), np.float32, "variance")
     require(level, (n_routes,), np.float64, "level")
-    require(x, (dim,), np.float32, "x")
     require_count(doubted, 1, n_views, "doubted")
     ends = [*starts.tolist(), n_cells]
     if ends[0] != 0 or any(a >= b for a, b in itertools.pairwise(ends)):
@@ -156,29 +154,37 @@ def check_model(
     _check_codes(codes, n_cells, dim)
 
 
-def check_expectations(
-    levels: Any,
-    overall: Any,
-    mean: Any,
-    doubt: Any,
-    level: Any,
+def check_outlook(
+    known: tuple[int, int] | None,
     rows: Any,
-    similarities: Any,
+    codes: RowCodes,
+    n: int,
     whole: Any,
     real: Any,
+    levels: Any,
+    overall: Any,
+    neighbours: int,
+    nth: int,
 ) -> None:
-    n = _shape(levels, 2, "levels")[0]
-    require(levels, (n, 6), np.float64, "levels")
-    require(overall, (3,), np.float64, "overall")
-    m = _shape(mean, 1, "mean")[0]
-    require_count(m, 0, n, "the length of `mean`")
-    for value, name in ((mean, "mean"), (doubt, "doubt"), (level, "level")):
-        require(value, (m,), np.float64, name)
-    k = _shape(rows, 1, "rows")[0]
-    require(rows, (k,), np.int64, "rows")
-    require(similarities, (k,), np.float32, "similarities")
+    """`known` is the dimension of the model and the number of routes that it knows."""
+    capacity, dim = _shape(rows, 2, "rows")
+    require(rows, (capacity, dim), np.float32, "rows")
+    _check_codes(codes, capacity, dim)
     _check_columns(whole, real)
-    check_rows(rows, whole)
+    require_count(n, 0, min(capacity, whole.shape[1]), "n")
+    n_routes = _shape(levels, 2, "levels")[0]
+    require(levels, (n_routes, 6), np.float64, "levels")
+    require(overall, (3,), np.float64, "overall")
+    if known is not None:
+        if known[0] != dim:
+            raise ShapeError(f"`model` must be of dimension {dim}; got {known[0]}")
+        require_count(known[1], 0, n_routes, "the number of the model's routes")
+    require_count(neighbours, 1, None, "neighbours")
+    require_count(nth, 1, None, "nth")
+
+
+def check_query(x: Any, dim: int) -> None:
+    require(x, (dim,), np.float32, "x")
 
 
 def check_precedents(

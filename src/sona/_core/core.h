@@ -108,27 +108,41 @@ struct Remembered {
     const double* weight;
     const double* fitted;  // NaN where the model was not asked yet
 };
-// What is known of routes before memory is asked: levels (n_routes, 6) and overall (3) as in
-// `follow`, and of the first n_modelled what the model says and its own level.
-struct Belief {
-    const double* levels;
-    const double* overall;
-    Index n_routes;
-    const double* mean;
-    const double* doubt;
-    const double* level;
-    Index n_modelled;
-};
 struct ExpectationRule {
     double width, fresh, residual_prior, trust, low, memory_prior, edge;
     Index nth;
     int64_t learned;
 };
+// All that a query's expectations rest on: a model (may be null) that knows the first routes;
+// n rows that are remembered and the k of them that are looked at; levels (n_routes, 6) and
+// overall (3) as in `follow`.
+struct Outlook {
+    const Model* model;
+    const float* rows;
+    Codes codes;
+    Index n, dim, k;
+    Remembered memory;
+    const double* levels;
+    const double* overall;
+    Index n_routes;
+    ExpectationRule rule;
+};
 enum { NO_MEMORY = -1, NOT_ASKED = 1, UNKNOWN_ROUTE = 2 };
-// Expected quality and its deviation per route, from the k rows nearest to the query, best first.
-int expectations(const Belief& belief, const Remembered& memory, const int64_t* rows,
-                 const float* similarities, Index k, const ExpectationRule& rule, double* expected,
-                 double* deviation) noexcept;
+// What a look at a query finds: k rows and their similarities, mean and variance by the model.
+struct Found {
+    int64_t* rows;
+    double* mean;
+    double* doubt;
+    float* similarities;
+};
+// doubles of scratch that it needs
+Index found_scratch(const Outlook& outlook) noexcept;
+Found found_in(const Outlook& outlook, double* scratch) noexcept;
+// Asks the model and finds the nearest rows. False where there was no memory to work with.
+bool look(const Outlook& outlook, const float* x, const Found& found) noexcept;
+// Expected quality and its deviation per route, from what was found.
+int conclude(const Outlook& outlook, const Found& found, double* expected,
+             double* deviation) noexcept;
 // Kernel mass and mean quality, per row, of its route among the rows nearest to it that came before.
 void precedents(const Remembered& memory, const int64_t* rows, const int64_t* before, Index m,
                 const int64_t* near, const float* similarities, Index k, Index nth, double width,

@@ -134,10 +134,27 @@ bool model_means(const Model& model, const float* x, double* mean, double* doubt
     return true;
 }
 
-int expectations(const Belief& b, const Remembered& memory, const int64_t* rows,
-                 const float* similarities, Index k, const ExpectationRule& rule, double* expected,
-                 double* deviation) noexcept {
-    const Index n = b.n_routes;
+Index found_scratch(const Outlook& o) noexcept {
+    return o.k + (o.k + 1) / 2 + (o.model ? 2 * o.model->n_routes : 0);
+}
+
+Found found_in(const Outlook& o, double* scratch) noexcept {
+    double* mean = scratch + o.k;
+    double* doubt = mean + (o.model ? o.model->n_routes : 0);
+    return {(int64_t*)scratch, mean, doubt, (float*)(doubt + (doubt - mean))};
+}
+
+bool look(const Outlook& o, const float* x, const Found& f) noexcept {
+    if (o.model && !model_means(*o.model, x, f.mean, f.doubt)) return false;
+    return !o.k || top_k(o.rows, o.n, o.dim, x, 1, o.k, &o.codes, f.rows, f.similarities, 1);
+}
+
+int conclude(const Outlook& o, const Found& f, double* expected, double* deviation) noexcept {
+    const int64_t* rows = f.rows;
+    const float* similarities = f.similarities;
+    const Remembered& memory = o.memory;
+    const ExpectationRule& rule = o.rule;
+    const Index n = o.n_routes, n_modelled = o.model ? o.model->n_routes : 0, k = o.k;
     std::vector<double>& room = sums_room();
     try {
         room.assign((size_t)n * (sizeof(Near) / sizeof(double)), 0.0);
@@ -145,12 +162,12 @@ int expectations(const Belief& b, const Remembered& memory, const int64_t* rows,
         return NO_MEMORY;
     }
     Near* near = (Near*)room.data();
-    const double overall = b.overall[0] / b.overall[1];
-    const double scatter = sqrt(b.overall[2] / b.overall[1]);
+    const double overall = o.overall[0] / o.overall[1];
+    const double scatter = sqrt(o.overall[2] / o.overall[1]);
     const double noise = scatter > LEAST_SCATTER ? scatter * scatter : LEAST_SCATTER * LEAST_SCATTER;
     // The mean quality of each route now; `deviation` holds variances until the end.
     for (Index r = 0; r < n; ++r) {
-        const double* level = b.levels + 6 * r;
+        const double* level = o.levels + 6 * r;
         const bool known = level[0] == level[0];
         expected[r] = (level[2] + level[1] * (known ? level[0] : overall)) / (level[3] + level[1]);
         // The variance of a level that came with the model is part of the model's own.
@@ -175,9 +192,9 @@ int expectations(const Belief& b, const Remembered& memory, const int64_t* rows,
     }
     for (Index r = 0; r < n; ++r) {
         double value = expected[r], variance = deviation[r];
-        if (r < b.n_modelled) {
-            value += b.mean[r] - b.level[r];
-            variance += b.doubt[r];
+        if (r < n_modelled) {
+            value += f.mean[r] - o.model->level[r];
+            variance += f.doubt[r];
         }
         if (k) {
             const Near& own = near[r];

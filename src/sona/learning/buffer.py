@@ -65,7 +65,8 @@ class TrajectoryBuffer:
         self.capacity = capacity
         self.seen = 0
         self._index = PatternIndex(dim)
-        self._store = self._index.store
+        #: The rows and their codes, as the kernels take them.
+        self.store = self._index.store
         # The columns themselves, with room to grow, as the kernels take them.
         self.whole = np.zeros((len(_WHOLE), 0), np.int64)
         self.real = np.zeros((len(_REAL), 0))
@@ -117,8 +118,8 @@ class TrajectoryBuffer:
         row = self.seen % self.capacity
         if row == self.seen:  # not the place of an older row
             self._grow(row + 1)
-            self._store = self._index.room_for(row)
-        rows, codes = self._store
+            self.store = self._index.room_for(row)
+        rows, codes = self.store
         _core.put_outcome(
             rows,
             codes,
@@ -142,7 +143,7 @@ class TrajectoryBuffer:
         n = len(self)
         if not n:
             return self._index.search(queries, k)
-        rows, codes = self._store
+        rows, codes = self.store
         return _core.top_k(rows, n, queries, min(k, n), codes=codes)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -175,7 +176,7 @@ class TrajectoryBuffer:
         if rows:
             buffer._index.add(embeddings)
             buffer._grow(rows)
-            buffer._store = buffer._index.store
+            buffer.store = buffer._index.store
         buffer.seen = seen
         for name, (dtype, low, high) in _SAVED.items():
             buffer.columns(name)[:] = stored(

@@ -84,6 +84,8 @@ class OutcomeModel:
         Outcomes behind it.
     noise : float
         Variance of single outcomes around what the model expects.
+    cells : CellModel
+        The model as the kernels take it.
     """
 
     def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
@@ -100,8 +102,17 @@ class OutcomeModel:
             zip(self._starts, [*self._starts[1:], len(self._centroids)], strict=True)
         )
         self._both = np.concatenate([self._centroids, self._linear.T])
-        self._codes = _core.RowCodes(*self._centroids.shape)
-        _core.encode_rows(self._centroids, self._codes, 0)
+        codes = _core.RowCodes(*self._centroids.shape)
+        _core.encode_rows(self._centroids, codes, 0)
+        self.cells = _core.CellModel(
+            self._both,
+            arrays["starts"],
+            self._table,
+            self._variance,
+            self.level,
+            min(_STARTS, len(self._spans)),
+            codes,
+        )
 
     @classmethod
     def from_arrays(
@@ -145,16 +156,7 @@ class OutcomeModel:
         Costs one product with the 8-bit codes of all centroids, and exact ones with the few that
         may be nearest.
         """
-        return _core.model_means(
-            self._both,
-            self._arrays["starts"],
-            self._table,
-            self._variance,
-            self.level,
-            min(_STARTS, len(self._spans)),
-            x,
-            self._codes,
-        )
+        return self.cells.means(x)
 
     def expect_many(self, embeddings: FloatArray) -> NDArray[np.float64]:
         """Return means of shape (n, n_routes) for a batch."""

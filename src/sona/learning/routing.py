@@ -47,7 +47,6 @@ __all__ = ["Choice", "Router"]
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
-_NOTHING = np.empty(0)
 
 _RESIDUAL_PRIOR = 10.0
 #: A neighbour that the model has not learned from counts wherever it is: 20 of them weigh as
@@ -147,6 +146,8 @@ class Router:
         # Decaying squared errors of what memory and what the model expected, and their weight.
         self._contest = np.array([0.25, 0.25, 1.0]) * _CONTEST_PRIOR
         self._width = WIDTHS[0]
+        # What decisions go by; None once something was learned.
+        self._outlook: _core.Outlook | None = None
 
     @property
     def routes(self) -> list[str]:
@@ -182,7 +183,7 @@ class Router:
     @property
     def selectivity(self) -> float:
         """Weight in [0, 1] of the memory expert; see the module."""
-        self.prepare()
+        self._look_up()
         return self._selectivity.weight
 
     def observe(
@@ -207,6 +208,7 @@ class Router:
         length : float, default 1.0
             Length of the mean of the unit embeddings that the row stands for.
         """
+        self._outlook = None
         number = self._number.get(route)
         if number is None:
             number = self._number[route] = len(self._number)
@@ -214,7 +216,7 @@ class Router:
         buffer = self._buffer
         order = buffer.seen
         if self._waiting and order - self._waiting[0] >= buffer.capacity:
-            self.prepare()  # before the row is given up
+            self._look_up()  # before the row is given up
         buffer.append(embedding, number, quality, weight, length)
         turn = self._levels.follow(number, quality, weight, order)
         if turn is not None:
@@ -223,13 +225,42 @@ class Router:
             self._next_look = order + max(1, len(buffer) // _LOOKED_UP_ALL)
             self._waiting.append(order)
             if len(self._waiting) >= _TOGETHER:
-                self.prepare()
+                self._look_up()
 
     def prepare(self) -> None:
-        """Let memory, model and selectivity be judged by the outcomes that wait for it.
+        """Do what the next decision would do first."""
+        if self._outlook is None:
+            self._look_ahead()
 
-        The next decision would do it first.
-        """
+    def _look_ahead(self) -> _core.Outlook:
+        """Put together what decisions go by until something is learned."""
+        self._look_up()
+        buffer = self._buffer
+        rows, codes = buffer.store
+        self._outlook = outlook = _core.Outlook(
+            None if self._model is None else self._model.cells,
+            rows,
+            codes,
+            len(buffer),
+            buffer.whole,
+            buffer.real,
+            self._levels.table,
+            self._levels.totals,
+            self._learned,
+            NEIGHBOURS,
+            self._width,
+            NEAREST,
+            _FRESH_WEIGHT,
+            _RESIDUAL_PRIOR,
+            self._memory_weight,
+            _NEVER_TRIED * self._levels.overall,
+            MEMORY_PRIOR,
+            _EDGE,
+        )
+        return outlook
+
+    def _look_up(self) -> None:
+        """Let memory, model and selectivity be judged by the outcomes that wait for it."""
         if not self._waiting:
             return
         buffer = self._buffer
@@ -271,9 +302,10 @@ class Router:
 
     def learn(self) -> None:
         """Fit the outcome model to everything remembered; the background's part."""
-        self.prepare()
+        self._look_up()
         if not len(self._buffer) or self._outranked:
             return
+        self._outlook = None
         if self._memory_weight > 0.0:
             self._width = foretelling_width(self._buffer)
         column = self._buffer.columns
@@ -299,37 +331,10 @@ class Router:
         -------
         expected, deviation : ndarray of shape (len(routes),), float64
         """
-        self.prepare()
-        buffer, model = self._buffer, self._model
-        mean, doubt, level = _NOTHING, _NOTHING, _NOTHING
-        if model is not None:
-            (mean, doubt), level = model.expect(embedding), model.level
-        rows, similarities = buffer.nearest(embedding, NEIGHBOURS)
-        trust, low = self._memory_weight, _NEVER_TRIED * self._levels.overall
-        for _ in range(2):
-            found = _core.expectations(
-                self._levels.table,
-                self._levels.totals,
-                mean,
-                doubt,
-                level,
-                rows,
-                similarities,
-                buffer.whole,
-                buffer.real,
-                self._learned,
-                self._width,
-                NEAREST,
-                _FRESH_WEIGHT,
-                _RESIDUAL_PRIOR,
-                trust,
-                low,
-                MEMORY_PRIOR,
-                _EDGE,
-            )
-            if found is not None:
-                return found
-            self._ask_model(rows)
+        outlook = self._outlook or self._look_ahead()
+        found = outlook.expect(embedding, self._ask_model)
+        if found is not None:
+            return found
         raise NonFiniteError("the router's model must be finite; it says nothing of some outcomes")
 
     def decide(
@@ -400,7 +405,7 @@ class Router:
         Everything is kept up to 4,096 remembered outcomes; of more, evenly spaced ones. `only`
         marks the rows of :attr:`memory` that may be among them.
         """
-        self.prepare()
+        self._look_up()
         buffer = self._buffer
         oldest_first = np.argsort(buffer.columns("order"), kind="stable")
         if only is not None:
@@ -424,7 +429,7 @@ class Router:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return numbers, for saving."""
-        self.prepare()
+        self._look_up()
         # A decision asks the model when it needs to; what is saved must not depend on that.
         self._ask_model(np.arange(len(self._buffer)))
         parts = {
@@ -476,6 +481,7 @@ class Router:
         self._waiting = []
         self._model = OutcomeModel.from_arrays(model, self.dim, n) if model else None
         self._buffer = buffer
+        self._outlook = None
         self._number = {name: number for number, name in enumerate(routes)}
         random: Any = self._rng.bit_generator.state
         state, increment = (int(number, 16) for number in facts["random"])
