@@ -143,6 +143,7 @@ def ablations(args: argparse.Namespace) -> None:
         ("everything on", {}, []),
         ("micro-LoRA off", MICRO_OFF, []),
         ("base-LoRA off", BASE_OFF, []),
+        ("full steps after a fit", {}, [(adaptation, "_SETTLED", 1.0)]),
         ("EWC++ and rehearsal off", {"ewc_lambda": 0.0}, []),
         ("rehearsal off", {}, [(adaptation, "_REHEARSAL", 0)]),
         ("frequencies not explained away", {}, [(fitting, "pattern_prior", flat)]),

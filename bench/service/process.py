@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import http.client
 import os
 import signal
@@ -38,6 +39,8 @@ class ServiceProcess:
             self.process = subprocess.Popen(
                 [*command, "--port", str(port), "--rate", "1e9", *options], stderr=log
             )
+        # A benchmark that fails half-way must not leave its service to load the machine.
+        atexit.register(self.process.kill)
         while self.get("/readyz")[0] != 200:
             assert self.process.poll() is None, f"see {folder}.log"
             time.sleep(0.005)

@@ -75,6 +75,21 @@ def test_the_first_outcomes_do_no_harm(labelled_task) -> None:
             assert _gain(task, a) >= -0.01, (seed, n)
 
 
+def test_one_outcome_moves_less_once_a_fit_has_set_the_weights(labelled_task) -> None:
+    task = labelled_task(0)
+    a = Adaptation(task.dim, micro_rate=0.1)
+    _stream(a, task, 600, tick=600)
+    a.gate.moments = (200.0, 0.5, 0.5, 0.2, 0.2, 0.2, 0.0)  # feedback is trusted fully
+    moved = []
+    for x, label in zip(task.X[:10], task.y[:10], strict=True):
+        before = a.micro.lora_A.copy(), a.micro.lora_B.copy()
+        a.learn(x, task.C, task.values[label], 0.0)  # a surprise: as long a step as there is
+        after = a.micro.lora_A, a.micro.lora_B
+        moved.append(np.hypot(*map(np.linalg.norm, map(np.subtract, after, before))))
+    # 600 of the first 2,000 outcomes have come: by themselves they would allow 0.055.
+    assert 0.0 < max(moved) < 0.5 * 0.055
+
+
 def test_base_lora_output_changes_and_the_record_says_so(labelled_task) -> None:
     task = labelled_task(0)
     fresh = _frozen_lessons(task, 400)

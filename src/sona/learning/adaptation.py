@@ -50,6 +50,9 @@ _FADE = 0.005
 # Outcomes until micro-LoRA takes full steps. Early steps are mostly noise: at the full rate one
 # seed in ten lost a point on its first 500 outcomes, and with half of it two points are gained.
 _CAUTIOUS = 2_000
+# Share of micro-LoRA's rate once a background fit has set its weights. A fit weighs thousands of
+# outcomes together; single ones at the full rate undo part of it (`stream`).
+_SETTLED = 0.3
 # Remembered lessons that rehearse with the fresh ones. EWC and 1,000 measure better together
 # than either alone; 10,000 add nothing where domains change.
 _REHEARSAL = 1_000
@@ -105,8 +108,8 @@ class Adaptation:
     micro_rank : {1, 2}, default 2
     base_rank : int, default 8
     micro_rate : float, default 0.1
-        Step bound of micro-LoRA: one outcome moves its weights by at most this, the first ones by
-        less. 0 switches the tier's learning off.
+        Step bound of micro-LoRA: one outcome moves its weights by at most this, by less at first
+        and once a background fit has set them. 0 switches the tier's learning off.
     base_rate : float, default 0.003
         Adam's step in the background fit. 0 switches the tier's learning off.
     ewc_lambda : float, default 1.0
@@ -206,6 +209,8 @@ class Adaptation:
         if self._outcomes < _CAUTIOUS:
             self._outcomes += 1
             rate *= math.sqrt(self._outcomes / _CAUTIOUS)
+        if self._query.cycles:
+            rate *= _SETTLED
         if similarities is None:
             similarities = np.empty(n, np.float32)
         if spread is None:
