@@ -138,7 +138,7 @@ def test_two_coordinators_on_one_store_count_everything_once(durable):
 def test_a_store_that_another_process_is_making_is_waited_for(tmp_path):
     path = os.fspath(tmp_path / "store.db")
     other = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")
+    other.execute("BEGIN IMMEDIATE")
     done = threading.Timer(0.2, other.execute, ("COMMIT",))
     done.start()
     FederatedCoordinator("c", SonaConfig.for_coordinator(hidden_dim=4), store=path)

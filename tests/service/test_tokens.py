@@ -10,6 +10,7 @@ from tests.service.conftest import Running, eventually, make_export
 
 from sona.cli import main
 from sona.errors import RangeError
+from sona.service.history import History
 from sona.service.limits import RateLimit
 from sona.service.tokens import TokenBook
 
@@ -169,3 +170,15 @@ def test_a_rate_is_never_exceeded_and_waiting_as_told_is_enough(pauses, rate, bu
             now += wait + 1e-9
             assert limit.wait("caller") == 0.0
             granted += 1
+
+
+@pytest.mark.parametrize("kind", [TokenBook, History])
+def test_a_file_that_another_process_is_making_is_waited_for(tmp_path, kind):
+    path = tmp_path / "file.db"
+    other = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    done = threading.Timer(0.2, other.execute, ("COMMIT",))
+    done.start()
+    kind(path).close()
+    done.join()
+    other.close()

@@ -17,7 +17,7 @@ from sona.federated.migration import from_version_1
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["SqliteDatabase"]
+__all__ = ["SqliteDatabase", "write_ahead"]
 
 # How long a writer waits for another process before it gives up.
 _WAIT_S = 30.0
@@ -53,7 +53,7 @@ class SqliteDatabase:
         try:
             self._db = self._reader = self._connect()
             if self.durable:
-                self._write_ahead()
+                write_ahead(self._db)
                 self._db.execute("PRAGMA synchronous=FULL")
             self._migrate()
             if self.durable:  # what is read need not wait until a disk has what is written
@@ -61,20 +61,6 @@ class SqliteDatabase:
                 self._reader.execute("PRAGMA query_only=1")
         except sqlite3.Error as error:
             raise StoreError(f"`store`: cannot open {self.name}: {error}") from error
-
-    def _write_ahead(self) -> None:
-        # A file changes its mode under a lock that SQLite does not wait for: where two processes
-        # open a new file at once, one of them is told that it is locked.
-        until = time.monotonic() + _WAIT_S
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode=WAL")
-                return
-            except self._sqlite3.OperationalError as error:
-                locked = error.sqlite_errorcode & 0xFF == self._sqlite3.SQLITE_BUSY
-                if not locked or time.monotonic() > until:
-                    raise
-                time.sleep(0.01)
 
     @contextmanager
     def writing(self) -> Iterator[Run]:
@@ -176,6 +162,26 @@ class SqliteDatabase:
 
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def write_ahead(db: sqlite3.Connection) -> None:
+    """Put a file into write-ahead-log mode, waiting for another process that does the same.
+
+    A file changes its mode under a lock that SQLite itself does not wait for: where two processes
+    open a new file at once, one of them is told that it is locked. Waits for at most 30 seconds.
+    """
+    import sqlite3  # not at import of sona: only those who store need it
+
+    until = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            locked = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not locked or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _run(db: sqlite3.Connection, sql: str, *values: Any) -> list[Any]:

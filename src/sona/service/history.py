@@ -17,6 +17,7 @@ import msgspec
 
 from sona import wire
 from sona.errors import StoreError
+from sona.federated.sqlite import write_ahead
 from sona.service.records import Consolidation, Decision, Totals
 from sona.service.timeline import Timeline
 
@@ -85,7 +86,7 @@ class History:
             self._db = sqlite3.connect(
                 fspath(path), timeout=10.0, isolation_level=None, check_same_thread=False
             )
-            self._db.execute("PRAGMA journal_mode=WAL")
+            write_ahead(self._db)
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(_SCHEMA)
             rows = self._db.execute("SELECT body FROM entries ORDER BY number").fetchall()

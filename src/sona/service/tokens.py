@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from sona.checks import check_text
 from sona.errors import RangeError, StoreError
+from sona.federated.sqlite import write_ahead
 
 __all__ = ["Caller", "TokenBook", "TokenInfo", "check_tenant"]
 
@@ -110,7 +111,7 @@ class TokenBook:
             self._db = sqlite3.connect(
                 fspath(path), timeout=10.0, isolation_level=None, check_same_thread=False
             )
-            self._db.execute("PRAGMA journal_mode=WAL")
+            write_ahead(self._db)
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(_SCHEMA)
         except sqlite3.Error as error:
