@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import socket
 import subprocess
 import sys
@@ -31,6 +32,8 @@ class NodeProcess:
         self._process = subprocess.Popen(
             self._line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
+        # A benchmark that fails half-way must not leave its node to load the machine.
+        atexit.register(self._process.kill)
         assert self._process.stdout is not None
         assert "listens on" in self._process.stdout.readline()
 
