@@ -356,16 +356,25 @@ def stream(args: argparse.Namespace) -> None:
     """When each tier helps: cycles as `tick()` runs them, accuracy on the way.
 
     `stream`: share of the streamed queries that were decided rightly, each before its feedback.
-    `micro`, `base`: unseen queries at the end, adapted by only that tier of the run.
+    `micro`, `base`: unseen queries at the end, adapted by only that tier of the run. Full steps and
+    base-LoRA fitted first are ways of learning that were dropped.
     """
     data = banking(folder(args))
     tasks = [task(data, seed) for seed in range(args.seeds)]
     marks = (50, 100, 250, 500, 1_000, 2_000, 3_500)
-    arms: dict[str, dict[str, float]] = {"micro-LoRA alone": BASE_OFF}
+    arms: dict[str, dict[str, float]] = {
+        "micro-LoRA alone": BASE_OFF,
+        "micro-LoRA alone, full steps": BASE_OFF,
+    }
     for rank in args.ranks:
         arms[f"base-LoRA alone, rank {rank}"] = {**MICRO_OFF, "base_rank": rank}
         arms[f"both, base rank {rank}"] = {"base_rank": rank}
+        arms[f"both, full steps, rank {rank}"] = {"base_rank": rank}
         arms[f"both, base fitted first, rank {rank}"] = {"base_rank": rank}
+    changes = {
+        "fitted first": (TiersFit, "run", base_first),
+        "full steps": (adaptation, "_SETTLED", 1.0),
+    }
     frozen = [t.accuracy(t.test) for t in tasks]
     curves: dict[str, np.ndarray] = {"frozen": np.tile(frozen, (len(marks) + 1, 1)).T}
     streamed = {"frozen": np.array([frozen_hits(t).mean() for t in tasks])}
@@ -375,7 +384,7 @@ def stream(args: argparse.Namespace) -> None:
         for seed, t in enumerate(tasks):
             a = Adaptation(t.centroids.shape[1], seed=seed, **settings)  # type: ignore[arg-type]
             hits: list[float] = []
-            with patched(*([(TiersFit, "run", base_first)] if "first" in name else [])):
+            with patched(*(change for mark, change in changes.items() if mark in name)):
                 cycles = by_tick(len(t.stream))
                 seen.append(follow(a, t, cycle=cycles, checkpoints=marks, hits=hits))
             right.append(np.mean(hits))
