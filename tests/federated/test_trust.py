@@ -25,7 +25,7 @@ ROUTES = ("good", "bad")
 WORTH = {("good", 0): 0.9, ("bad", 0): 0.2, ("good", 1): 0.8, ("bad", 1): 0.3}
 
 
-def export(agent, lies=lambda route, quality: (route, quality), n=60, topics=2):
+def export(agent, lies=lambda route, quality: (route, quality), n=60, topics=2, at=1000):
     rng = np.random.default_rng([*agent.encode(), n])
     rows = []
     for i in range(n):
@@ -33,8 +33,8 @@ def export(agent, lies=lambda route, quality: (route, quality), n=60, topics=2):
         quality = float(rng.random() < WORTH[route, topic])
         told, quality = lies(route, quality)
         noise = 0.1 * rng.standard_normal(DIM)
-        rows.append(TrajectoryExport(AXES[topic] + noise, quality, told, (), 1000 + i))
-    return AgentExport(agent, rows, None, 500, 2000)
+        rows.append(TrajectoryExport(AXES[topic] + noise, quality, told, (), at + i))
+    return AgentExport(agent, rows, None, 500, at + 1000)
 
 
 def invert(route, quality):
@@ -62,6 +62,10 @@ def worth(coord):
 
 def dropped(coord):
     return {agent for agent, standing in coord.reputation.items() if standing.dropped}
+
+
+def verdicts(coord):
+    return [(a, s.judged, s.error, s.bias, s.dropped) for a, s in coord.reputation.items()]
 
 
 def test_nobody_honest_is_dropped():
@@ -130,10 +134,20 @@ def test_verdicts_do_not_depend_on_the_order_of_arrival():
         for one in order:
             coord.aggregate(one)
         coord.force_consolidate()
-        seen.append(
-            [(a, s.judged, s.error, s.bias, s.dropped) for a, s in coord.reputation.items()]
-        )
+        seen.append(verdicts(coord))
     assert seen[0] == seen[1]
+
+
+def test_a_fleet_that_lives_twice_is_judged_alike():
+    # 2,400 outcomes: more than are sampled to place them, so what is drawn must not tell the time.
+    def judged(at):
+        coord = FederatedCoordinator("c", CONFIG)
+        for number in range(40):
+            coord.aggregate(export(f"honest-{number}", at=at), learn=False)
+        coord.force_consolidate()
+        return verdicts(coord)
+
+    assert judged(1_000) == judged(9_000)
 
 
 def test_an_honest_fleet_is_left_alone_whatever_its_luck():

@@ -76,14 +76,18 @@ class Sample:
         self._rows: Counter[str] = Counter()
         self._routes: dict[str, set[str | None]] = {}
 
-    def add(self, agent_id: str, export_id: str, places: Places) -> None:
+    def add(self, agent_id: str, places: Places) -> None:
         """Offer an export's places; those with the smallest hashes of all are kept."""
         units = places.units
         self._rows[agent_id] += len(units)
         named = self._routes.setdefault(agent_id, set())
         if len(named) <= MAX_ROUTES:
             named.update(places.routes)
-        seed = int.from_bytes(hashlib.blake2b(export_id.encode(), digest_size=8).digest())
+        # By what was seen, not when: a fleet that lives twice learns the same.
+        seen = hashlib.blake2b(agent_id.encode(), digest_size=8)
+        seen.update(units[:1].tobytes())
+        seen.update(places.quality.tobytes())
+        seed = int.from_bytes(seen.digest())
         keys = np.random.default_rng(seed).integers(0, 2**63, len(units)).astype(np.uint64)
         keys = np.concatenate([self._keys, keys])
         kept = np.argsort(keys, kind="stable")[:_SAMPLE]

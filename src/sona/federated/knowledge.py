@@ -268,7 +268,7 @@ def _verdict(
     """Let the agents judge each other."""
     sample = Sample(config.embedding_dim_)
     for found in filter(None, map(read, sessions)):
-        sample.add(found[0].agent_id, found[0].export_id, Places.of(*found))
+        sample.add(found[0].agent_id, Places.of(*found))
     verbose, cells = sample.verbose, sample.cells(config.seed)
     evidence = None if cells is None else Evidence(cells)
     if evidence is not None:
