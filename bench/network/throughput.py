@@ -50,15 +50,12 @@ def exports(agents: int, rows: int, dim: int, first: int = 0) -> list[AgentExpor
 def direct(made: list[AgentExport], path: Path, dim: int) -> float:
     """Exports a second, written one after the other."""
     made = [AgentExport.from_bytes(export.to_bytes()) for export in made]
-    summaries = []
-    for export in made:
-        valid, _ = trust.screen(export, dim)
-        summaries.append(trust.summarise(export, valid, 0.3))
-        assert export.export_id
+    judged = [trust.judge(export, dim, 0.3) for export in made]
+    assert all(export.export_id for export in made)
     store = open_store(path)
     began = time.perf_counter()
-    for export, summary in zip(made, summaries, strict=True):
-        store.put(export, summary, {})
+    for one in judged:
+        store.put(one)
     rate = len(made) / (time.perf_counter() - began)
     store.close()
     return rate

@@ -319,13 +319,13 @@ def test_a_full_disk_refuses_and_changes_nothing(tmp_path):
     with database.writing() as run:
         run(f"PRAGMA max_page_count={run('PRAGMA page_count')[0][0]}")
     with pytest.raises(StoreError, match="full"):
-        coord.aggregate(export("agent-1", count=200, axis=1))
+        coord.aggregate(export("agent-1", count=2_000, axis=1))
     assert fingerprint(coord) == before
     assert list(coord.contributions) == ["agent-0"]
     coord.force_consolidate()  # goes on without a snapshot
     with database.writing() as run:
         run("PRAGMA max_page_count=100000")
-    assert not coord.aggregate(export("agent-1", count=200, axis=1)).duplicate
+    assert not coord.aggregate(export("agent-1", count=2_000, axis=1)).duplicate
     assert coord.store.check() == []
     coord.close()
 

@@ -99,17 +99,21 @@ def test_a_batch_is_committed_as_one_and_told_one_by_one(coordinator, database):
     wide = AgentExport("wide", [TrajectoryExport(np.eye(5)[0], 0.9, "a")])
     batch = [export("a"), nan, export("b", 2), wide, export("a"), export("b", 5)]
     before, single = database.begun, FederatedCoordinator("c", CONFIG)
-    told = coordinator.aggregate_all(batch)
-    assert database.begun == before + 3  # two of them record refusals
-    for one, said in zip(batch, told, strict=True):
-        if isinstance(said, SonaError):
-            with pytest.raises(type(said), match=re.escape(str(said))):
+    judged = []
+    for one in batch:
+        if one in (nan, wide):
+            with pytest.raises(SonaError) as refused:
+                coordinator.judge(one)
+            with pytest.raises(type(refused.value), match=re.escape(str(refused.value))):
                 single.aggregate(one, learn=False)
         else:
-            expected = single.aggregate(one, learn=False)
-            assert (said.ruling, said.reasons) == (expected.ruling, expected.reasons)
-            assert said.trajectories_accepted == expected.trajectories_accepted
-    assert [isinstance(said, SonaError) for said in told] == [one in (nan, wide) for one in batch]
+            judged.append(coordinator.judge(one))
+    told = coordinator.aggregate_all(judged)
+    assert database.begun == before + 3  # two of them record refusals
+    for one, said in zip(judged, told, strict=True):
+        expected = single.aggregate(one.export, learn=False)
+        assert (said.ruling, said.reasons) == (expected.ruling, expected.reasons)
+        assert said.trajectories_accepted == expected.trajectories_accepted
     assert coordinator.ledger == single.ledger
     assert coordinator.unlearned == 2
     coordinator.tick()
@@ -121,7 +125,8 @@ def test_one_of_a_batch_that_cannot_be_written_spoils_no_other(coordinator, data
     coordinator.aggregate(export("first"))
     with database.writing() as run:
         run(f"PRAGMA max_page_count={run('PRAGMA page_count')[0][0] + 12}")
-    told = coordinator.aggregate_all([export("a"), export("big", rows=5_000), export("b")])
+    batch = [export("a"), export("big", rows=5_000), export("b")]
+    told = coordinator.aggregate_all([coordinator.judge(one) for one in batch])
     assert [getattr(said, "ruling", type(said)) for said in told] == [
         "accepted",
         StoreError,

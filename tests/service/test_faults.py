@@ -36,7 +36,7 @@ STEPS = {
     "configuration written": "import sona.state as o; dying(o, 'write', 1, after=True)",
     "store made": "from sona.federated.sqlite import SqliteDatabase as o;"
     "dying(o, '_migrate', 1, after=True)",
-    "transaction begun": "import sona.federated.entries as o; dying(o, 'place', 2, after=False)",
+    "transaction begun": "import sona.federated.entries as o; dying(o, 'put_all', 2, after=False)",
     "before the commit": "import sona.federated.entries as o; dying(o, 'audit', 2, after=True)",
     "after the commit": "from sona.federated.store import Store as o;"
     "dying(o, 'put_all', 2, after=True)",

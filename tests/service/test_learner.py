@@ -25,8 +25,8 @@ def fleet(tmp_path):
 
 
 def bring(coordinator, first, agents):
-    exports = [make_export(f"agent-{n}") for n in range(first, first + agents)]
-    assert all(told.ruling == "accepted" for told in coordinator.aggregate_all(exports))
+    judged = [coordinator.judge(make_export(f"agent-{n}")) for n in range(first, first + agents)]
+    assert all(told.ruling == "accepted" for told in coordinator.aggregate_all(judged))
 
 
 def test_a_consolidation_waits_while_exports_come(fleet):

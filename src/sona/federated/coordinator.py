@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sona.checks import check_count, check_quality, check_text
 from sona.config import SonaConfig
 from sona.engine import SonaEngine
-from sona.errors import DTypeError, RangeError, SonaError, StoreError
+from sona.errors import DTypeError, RangeError, StoreError
 from sona.federated import trust
 from sona.federated.export import AgentExport
 from sona.federated.learner import Learner
@@ -37,6 +37,7 @@ from sona.federated.records import (
     Standing,
 )
 from sona.federated.store import Store, open_store
+from sona.federated.trust import Judged
 from sona.federated.warm_start import WarmStart
 from sona.types import ArrayLike, LearnedPattern, LearnResult, RouteDecision
 
@@ -202,10 +203,10 @@ class FederatedCoordinator:
         A later export of a session that only adds rows teaches those rows. One that says
         something else counts at once and is learned by the next consolidation.
         """
-        judged = self._judge(export)
+        judged = self.judge(export)
         if isinstance(judged, AggregationResult):
             return judged
-        ruling, sequence = self._store.put(export, judged.summary, judged.reasons)
+        ruling, sequence = self._store.put(judged)
         if learn:
             self._learner.catch_up({sequence: (export, judged.valid)})
         else:
@@ -214,23 +215,50 @@ class FederatedCoordinator:
         consolidated = due and self._learner.tick(on_time=False) is not None
         return self._outcome(judged, ruling, consolidated)
 
-    def aggregate_all(self, exports: Sequence[AgentExport]) -> list[AggregationResult | SonaError]:
-        """Take several exports in with one commit and learn none of them here; see :meth:`tick`.
+    def judge(self, export: AgentExport) -> Judged | AggregationResult:
+        """Look at an export before it is taken in; see :meth:`aggregate_all`.
+
+        Returns
+        -------
+        Judged or AggregationResult
+            What :meth:`aggregate_all` takes; or what became of it, if it is refused because its
+            agent has too many strikes.
+
+        Raises
+        ------
+        ShapeError, RangeError
+            As :meth:`aggregate` does.
+        """
+        if not isinstance(export, AgentExport):
+            raise DTypeError(f"`export` must be an AgentExport; got {type(export).__name__}")
+        if self._learner.roster.strikes(export.agent_id) >= trust.MAX_STRIKES:
+            reason = f"agent has {trust.MAX_STRIKES} strikes"
+            self._refuse(export, reason, strike=False)
+            return self._result(export, "refused", 0, {reason: export.rows})
+        try:
+            dim = self._learner.config.embedding_dim_
+            return trust.judge(export, dim, self.quality_threshold)
+        except ValueError as error:
+            self._refuse(export, str(error), strike=isinstance(error, RangeError))
+            raise
+
+    def aggregate_all(self, judged: Sequence[Judged]) -> list[AggregationResult | StoreError]:
+        """Take in what was judged, with one commit, and learn none of it here; see :meth:`tick`.
+
+        Judging takes a processor and committing a disk: whoever takes in many has one thread
+        judge while another commits.
 
         Returns
         -------
         list
-            For each what :meth:`aggregate` returns, or the error that it raises.
+            For each what :meth:`aggregate` returns, or the error with which it was not committed.
         """
-        judged = [self._judge_or_say(export) for export in exports]
-        taken = [one for one in judged if isinstance(one, trust.Judged)]
-        told = self._store.put_all([(one.export, one.summary, one.reasons) for one in taken])
+        told = self._store.put_all(judged)
         self._learner.note(max((s[1] for s in told if isinstance(s, tuple)), default=0) or None)
-        answers = iter(
+        return [
             self._outcome(one, said[0]) if isinstance(said, tuple) else said
-            for one, said in zip(taken, told, strict=True)
-        )
-        return [next(answers) if isinstance(one, trust.Judged) else one for one in judged]
+            for one, said in zip(judged, told, strict=True)
+        ]
 
     def merge(self, other: FederatedCoordinator) -> int:
         """Take in every session that another coordinator holds, and every withdrawal.
@@ -503,29 +531,8 @@ class FederatedCoordinator:
     def __repr__(self) -> str:
         return f"FederatedCoordinator({self._id!r}, agents={self.agent_count})"
 
-    def _judge(self, export: AgentExport) -> trust.Judged | AggregationResult:
-        """Look at an export before it is written; what is malformed raises."""
-        if not isinstance(export, AgentExport):
-            raise DTypeError(f"`export` must be an AgentExport; got {type(export).__name__}")
-        if self._learner.roster.strikes(export.agent_id) >= trust.MAX_STRIKES:
-            reason = f"agent has {trust.MAX_STRIKES} strikes"
-            self._refuse(export, reason, strike=False)
-            return self._result(export, "refused", 0, {reason: export.rows})
-        try:
-            dim = self._learner.config.embedding_dim_
-            return trust.judge(export, dim, self.quality_threshold)
-        except ValueError as error:
-            self._refuse(export, str(error), strike=isinstance(error, RangeError))
-            raise
-
-    def _judge_or_say(self, export: AgentExport) -> trust.Judged | AggregationResult | SonaError:
-        try:
-            return self._judge(export)
-        except SonaError as error:
-            return error
-
     def _outcome(
-        self, judged: trust.Judged, ruling: str, consolidated: bool = False
+        self, judged: Judged, ruling: str, consolidated: bool = False
     ) -> AggregationResult:
         self._count(ruling)
         export, reasons = judged.export, judged.reasons

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
 
 import msgspec
 
 from sona.federated.database import Run
 from sona.federated.export import AgentExport
-from sona.federated.merge import Session, Stamp
+from sona.federated.merge import Session, Stamp, ruling
+from sona.federated.trust import Judged
 
 __all__ = [
     "audit",
@@ -17,6 +20,7 @@ __all__ = [
     "forget_snapshots",
     "now_ms",
     "place",
+    "put_all",
     "set_agent",
     "stamp_of",
     "standing_of",
@@ -24,6 +28,8 @@ __all__ = [
 
 #: Decisions kept for looking back; older ones go, so that a flood of replays cannot fill a disk.
 DECISIONS_KEPT = 100_000
+#: Exports that one statement writes: a statement takes a bounded number of values.
+_TOGETHER = 100
 
 
 def now_ms() -> int:
@@ -40,7 +46,8 @@ def standing_of(run: Run, agent_id: str) -> tuple[int, int]:
 def set_agent(run: Run, agent_id: str, epoch: int, strikes: int) -> None:
     """Write an agent's row under the next sequence number."""
     run("DELETE FROM agents WHERE agent_id = ?", agent_id)
-    run("INSERT INTO agents VALUES (?, ?, ?, ?)", agent_id, _next(run), epoch, strikes)
+    (sequence,) = _next(run)
+    run("INSERT INTO agents VALUES (?, ?, ?, ?)", agent_id, sequence, epoch, strikes)
 
 
 def stamp_of(run: Run, session: Session) -> Stamp | None:
@@ -52,21 +59,23 @@ def stamp_of(run: Run, session: Session) -> Stamp | None:
     return Stamp(*rows[0]) if rows else None
 
 
-def place(run: Run, session: Session, held: Stamp | None, stamp: Stamp, summary: bytes) -> int:
+def place(run: Run, session: Session, held: Stamp | None, stamp: Stamp, summary: bytes) -> None:
     """Write a session's row under the next sequence number; what was `held` of it goes."""
     if held is not None:
-        run(
-            "DELETE FROM bodies WHERE sequence IN"
-            " (SELECT sequence FROM sessions WHERE agent_id = ? AND started = ?)",
-            *session,
-        )
-        run("DELETE FROM sessions WHERE agent_id = ? AND started = ?", *session)
-    sequence = _next(run)
-    run(
-        "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        *(*session, sequence, *stamp, now_ms(), summary),
-    )
-    return sequence
+        _clear(run, session)
+    (sequence,) = _next(run)
+    _insert(run, "sessions", [(*session, sequence, *stamp, now_ms(), summary)])
+
+
+def put_all(run: Run, puts: Sequence[Judged]) -> list[tuple[str, int]]:
+    """Decide about exports, one after the other, and write them and what was decided.
+
+    Returns
+    -------
+    list of (str, int)
+        For each the ruling, and the sequence number of the change; 0 where nothing changed.
+    """
+    return list(chain.from_iterable(_put(run, some) for some in _apart(puts)))
 
 
 def bury_agent(run: Run, agent_id: str, epoch: int) -> None:
@@ -83,17 +92,112 @@ def forget_snapshots(run: Run) -> None:
     run("DELETE FROM facts WHERE name = 'pinned'")
 
 
-def audit(run: Run, export: AgentExport, decided: str, reasons: Mapping[str, int]) -> None:
-    """Remember what was decided about an export."""
-    number = 1 + int(run("SELECT coalesce(max(number), 0) FROM decisions")[0][0])
-    run(
-        "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?)",
-        *(number, now_ms(), *export.session, export.export_id, decided),
-        msgspec.json.encode(dict(reasons)).decode(),
+def audit(run: Run, decisions: Sequence[tuple[AgentExport, str, Mapping[str, int]]]) -> None:
+    """Remember what was decided about exports."""
+    last = int(run("SELECT coalesce(max(number), 0) FROM decisions")[0][0])
+    now = now_ms()
+    rows = [
+        (
+            number,
+            now,
+            *export.session,
+            export.export_id,
+            decided,
+            msgspec.json.encode(reasons).decode(),
+        )
+        for number, (export, decided, reasons) in enumerate(decisions, last + 1)
+    ]
+    _insert(run, "decisions", rows)
+    run("DELETE FROM decisions WHERE number <= ?", last + len(rows) - DECISIONS_KEPT)
+
+
+def _apart(puts: Sequence[Judged]) -> Iterator[Sequence[Judged]]:
+    """Cut into stretches in which no session occurs twice: a later export meets the earlier."""
+    begin, seen = 0, set[Session]()
+    for end, one in enumerate(puts):
+        if one.export.session in seen or len(seen) == _TOGETHER:
+            yield puts[begin:end]
+            begin, seen = end, set()
+        seen.add(one.export.session)
+    if seen:
+        yield puts[begin:]
+
+
+def _put(run: Run, puts: Sequence[Judged]) -> list[tuple[str, int]]:
+    """Write exports of different sessions, each kind of row with one statement."""
+    agents = [one.export.agent_id for one in puts]
+    sessions = [one.export.session for one in puts]
+    epochs: dict[str, int] = dict(
+        run(f"SELECT agent_id, epoch FROM agents WHERE agent_id IN {_marks(len(puts))}", *agents)
     )
-    run("DELETE FROM decisions WHERE number <= ?", number - DECISIONS_KEPT)
+    held = {
+        (agent, started): Stamp(*stamp)
+        for agent, started, *stamp in run(
+            "SELECT agent_id, started, epoch, sent, n_rows, export_id"
+            # SQLite looks each session up only where it is told in which order to join.
+            f" FROM (VALUES {_rows(len(puts), 2)}) AS asked CROSS JOIN sessions"
+            " WHERE agent_id = asked.column1 AND started = asked.column2",
+            *chain.from_iterable(sessions),
+        )
+    }
+    stamps = [Stamp(epochs.get(one.export.agent_id, 0), *one.export.order) for one in puts]
+    decided = [
+        ruling(held.get(session), stamp.epoch, stamp[1:])
+        for session, stamp in zip(sessions, stamps, strict=True)
+    ]
+    taken = [what in ("accepted", "superseded") for what in decided]
+    # Of an agent that is withdrawn, a session that was never heard of is dead from now on.
+    placed = [i for i, session in enumerate(sessions) if taken[i] or session not in held]
+    for i in placed:
+        if sessions[i] in held:
+            _clear(run, sessions[i])
+    sequences = dict(zip(placed, _next(run, len(placed)), strict=True))
+    now = now_ms()
+    _insert(
+        run,
+        "sessions",
+        [
+            (
+                *sessions[i],
+                sequences[i],
+                *stamps[i],
+                now,
+                msgspec.json.encode(puts[i].summary) if taken[i] else b"",
+            )
+            for i in placed
+        ],
+    )
+    _insert(run, "bodies", [(sequences[i], puts[i].export.to_bytes()) for i in placed if taken[i]])
+    audit(run, [(one.export, what, one.reasons) for one, what in zip(puts, decided, strict=True)])
+    return [(what, sequences[i] if taken[i] else 0) for i, what in enumerate(decided)]
 
 
-def _next(run: Run) -> int:
-    run("UPDATE facts SET number = number + 1 WHERE name = 'sequence'")
-    return int(run("SELECT number FROM facts WHERE name = 'sequence'")[0][0])
+def _clear(run: Run, session: Session) -> None:
+    """Delete what is held of a session."""
+    run(
+        "DELETE FROM bodies WHERE sequence IN"
+        " (SELECT sequence FROM sessions WHERE agent_id = ? AND started = ?)",
+        *session,
+    )
+    run("DELETE FROM sessions WHERE agent_id = ? AND started = ?", *session)
+
+
+def _next(run: Run, count: int = 1) -> range:
+    """Take the next sequence numbers."""
+    run("UPDATE facts SET number = number + ? WHERE name = 'sequence'", count)
+    last = int(run("SELECT number FROM facts WHERE name = 'sequence'")[0][0])
+    return range(last - count + 1, last + 1)
+
+
+def _insert(run: Run, table: str, rows: Sequence[Sequence[Any]]) -> None:
+    if rows:
+        values = chain.from_iterable(rows)
+        run(f"INSERT INTO {table} VALUES {_rows(len(rows), len(rows[0]))}", *values)
+
+
+def _rows(count: int, width: int) -> str:
+    return ", ".join([_marks(width)] * count)
+
+
+def _marks(width: int) -> str:
+    return f"({', '.join('?' * width)})"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sona.errors import StoreError, VersionError
+from sona.federated.checkpoint import Checkpoints
 from sona.federated.database import SCHEMA, SCHEMA_VERSION, Run
 from sona.federated.migration import from_version_1
 
@@ -21,6 +22,12 @@ __all__ = ["SqliteDatabase", "write_ahead"]
 
 # How long a writer waits for another process before it gives up.
 _WAIT_S = 30.0
+# Of new files. An export is some hundred kilobytes, and each page of it is written with two calls.
+_PAGE_BYTES = 16 << 10
+# With so many bytes in the write-ahead log a commit starts it anew; see the checkpoint module.
+_LOG_BYTES = 16 << 20
+# Batches of every size have statements of their own, which need not be read again.
+_STATEMENTS = 512
 
 
 class SqliteDatabase:
@@ -50,15 +57,22 @@ class SqliteDatabase:
         self._sqlite3 = sqlite3
         self._closers: list[weakref.finalize[..., Any]] = []
         self._writing = self._reading = threading.Lock()
+        self._written = 0
+        self._checkpoints: Checkpoints | None = None
         try:
             self._db = self._reader = self._connect()
             if self.durable:
+                self._db.execute(f"PRAGMA page_size={_PAGE_BYTES}")
                 write_ahead(self._db)
                 self._db.execute("PRAGMA synchronous=FULL")
+                pages = _LOG_BYTES // self._number("page_size")
+                self._db.execute(f"PRAGMA wal_autocheckpoint={pages}")
             self._migrate()
             if self.durable:  # what is read need not wait until a disk has what is written
                 self._reading, self._reader = threading.Lock(), self._connect()
                 self._reader.execute("PRAGMA query_only=1")
+                self._checkpoints = Checkpoints(self._connect)
+                weakref.finalize(self, self._checkpoints.end)
         except sqlite3.Error as error:
             raise StoreError(f"`store`: cannot open {self.name}: {error}") from error
 
@@ -68,6 +82,7 @@ class SqliteDatabase:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
+                    self._written = 0
                     yield self._run
                     self._db.execute("COMMIT")
                 except BaseException:
@@ -77,6 +92,8 @@ class SqliteDatabase:
                     raise
             except self.error as error:
                 raise StoreError(f"`store`: {self.name} did not commit: {error}") from error
+            if self._checkpoints is not None:
+                self._checkpoints.committed(self._written)
 
     def read(self, sql: str, *values: Any) -> list[Any]:
         with self._reading:
@@ -121,26 +138,34 @@ class SqliteDatabase:
             raise StoreError(f"`path`: cannot restore from {path!r}: {error}") from error
 
     def close(self) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.end()
+            self._checkpoints.join()
         for lock, closer in zip((self._writing, self._reading), self._closers, strict=False):
             with lock:
                 closer()
 
     def _connect(self) -> sqlite3.Connection:
         db = self._sqlite3.connect(
-            self._path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
+            self._path,
+            timeout=_WAIT_S,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_STATEMENTS,
         )
         self._closers.append(weakref.finalize(self, db.close))
         return db
 
     def _run(self, sql: str, *values: Any) -> list[Any]:
+        self._written += sum(len(value) for value in values if isinstance(value, bytes))
         return _run(self._db, sql, *values)
 
     def _migrate(self) -> None:
-        if self._version() == SCHEMA_VERSION:
+        if self._number("user_version") == SCHEMA_VERSION:
             return
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            version = self._version()  # another process may have been faster
+            version = self._number("user_version")  # another process may have been faster
             if version > SCHEMA_VERSION:
                 raise VersionError(
                     f"`store`: {self.name} has schema {version}; this release reads up to"
@@ -149,7 +174,8 @@ class SqliteDatabase:
             if version < SCHEMA_VERSION:
                 if version == 0 and self._run("SELECT 1 FROM sqlite_master LIMIT 1"):
                     raise StoreError(f"`store`: {self.name} is a database of something else")
-                for statement in SCHEMA.split(";"):
+                # An integer that is called so is the row's own number and needs no index.
+                for statement in SCHEMA.replace("BIGINT PRIMARY", "INTEGER PRIMARY").split(";"):
                     self._db.execute(statement)
                 if version == 1:
                     from_version_1(self._run)
@@ -160,8 +186,8 @@ class SqliteDatabase:
                 self._db.execute("ROLLBACK")
             raise
 
-    def _version(self) -> int:
-        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+    def _number(self, pragma: str) -> int:
+        return int(self._db.execute(f"PRAGMA {pragma}").fetchone()[0])
 
 
 def write_ahead(db: sqlite3.Connection) -> None:

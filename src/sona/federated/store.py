@@ -13,7 +13,7 @@ The same statements run on SQLite (:mod:`sona.federated.sqlite`) and on PostgreS
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from typing import NamedTuple
 
@@ -22,11 +22,12 @@ import msgspec
 from sona import wire
 from sona.errors import FormatError, StoreError
 from sona.federated import entries
-from sona.federated.database import Database, Run
+from sona.federated.database import Database
 from sona.federated.export import AgentExport
-from sona.federated.merge import Session, Stamp, ruling
+from sona.federated.merge import Session, Stamp
 from sona.federated.records import Decision, Snapshot, Summary
 from sona.federated.together import Together
+from sona.federated.trust import Judged
 
 __all__ = ["Changes", "Held", "Store", "open_store"]
 
@@ -100,9 +101,7 @@ class Store:
 
     # Exports
 
-    def put(
-        self, export: AgentExport, summary: Summary, reasons: Mapping[str, int]
-    ) -> tuple[str, int]:
+    def put(self, judged: Judged) -> tuple[str, int]:
         """Commit an export and what was decided about it.
 
         Returns
@@ -117,24 +116,21 @@ class Store:
         StoreError
             If it could not be committed.
         """
-        return self._together.commit(_writing(export, summary, reasons))
+        return self._together.commit(lambda run: entries.put_all(run, [judged]))[0]
 
-    def put_all(
-        self, puts: Sequence[tuple[AgentExport, Summary, Mapping[str, int]]]
-    ) -> list[tuple[str, int] | StoreError]:
+    def put_all(self, judged: Sequence[Judged]) -> list[tuple[str, int] | StoreError]:
         """Commit several exports with one transaction, as :meth:`put` each of them.
 
         One that cannot be committed spoils no other: its error stands in its place.
         """
-        if not puts:
+        if not judged:
             return []
-        works = [_writing(*one) for one in puts]
         try:
-            return list(self._together.commit(lambda run: [work(run) for work in works]))
+            return list(self._together.commit(lambda run: entries.put_all(run, judged)))
         except StoreError as error:
-            if len(puts) == 1:
+            if len(judged) == 1:
                 return [error]
-            return [told for one in puts for told in self.put_all([one])]
+            return [told for one in judged for told in self.put_all([one])]
 
     def refuse(self, export: AgentExport, reason: str, *, strike: bool) -> None:
         """Record that an export was refused whole, and count a strike against its agent."""
@@ -142,7 +138,7 @@ class Store:
             if strike:
                 epoch, strikes = entries.standing_of(run, export.agent_id)
                 entries.set_agent(run, export.agent_id, epoch, strikes + 1)
-            entries.audit(run, export, "refused", {reason: export.rows})
+            entries.audit(run, [(export, "refused", {reason: export.rows})])
 
     def changes(self, after: int) -> Changes:
         """Return what happened after a sequence number; cheap when nothing did."""
@@ -397,28 +393,6 @@ def open_store(where: str | PathLike[str] | Store | None) -> Store:
     if where is not None and not text:
         raise StoreError("`store` must name a file; got an empty path")
     return Store(SqliteDatabase(text))
-
-
-def _writing(
-    export: AgentExport, summary: Summary, reasons: Mapping[str, int]
-) -> Callable[[Run], tuple[str, int]]:
-    """Return what writes an export and what was decided about it, within a transaction."""
-    session, order = export.session, export.order
-    body, described = export.to_bytes(), msgspec.json.encode(summary)
-
-    def write(run: Run) -> tuple[str, int]:
-        epoch, held = entries.standing_of(run, session[0])[0], entries.stamp_of(run, session)
-        decided = ruling(held, epoch, order)
-        sequence = 0
-        if decided in ("accepted", "superseded"):
-            sequence = entries.place(run, session, held, Stamp(epoch, *order), described)
-            run("INSERT INTO bodies VALUES (?, ?)", sequence, body)
-        elif held is None:
-            entries.place(run, session, held, Stamp(epoch, *order), b"")
-        entries.audit(run, export, decided, reasons)
-        return decided, sequence
-
-    return write
 
 
 def _decision(

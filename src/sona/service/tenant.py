@@ -6,13 +6,11 @@ import asyncio
 import gc
 import logging
 import os
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -20,6 +18,8 @@ from sona import state, wire
 from sona.config import SonaConfig
 from sona.errors import FormatError, SonaError, StoreError
 from sona.federated import AgentExport, AggregationResult, FederatedCoordinator
+from sona.federated.stage import Stage
+from sona.federated.trust import Judged
 from sona.service.events import Events
 from sona.service.folder import CONFIG, HISTORY, PUBLISHED, STORE
 from sona.service.history import Entry, History, entry_facts, now_ms
@@ -39,8 +39,6 @@ __all__ = ["Tenant"]
 
 _T = TypeVar("_T")
 
-#: While one takes exports in with a commit, another reads those that came meanwhile.
-_WRITERS = 2
 #: History is written this long after what it tells of.
 _FLUSH_SECONDS = 0.25
 #: Routes whose cost is remembered.
@@ -51,19 +49,25 @@ _COSTS = 1_024
 _Taken: TypeAlias = tuple[AggregationResult, Entry]
 
 
-class _Request(NamedTuple):
+class _Request:
     """An export that waits to be taken in."""
 
-    body: bytes
-    caller: Caller
-    key: str | None
-    warm: bool
-    answer: asyncio.Future[_Taken]
+    __slots__ = ("answer", "body", "caller", "claimed", "key", "warm")
 
-    @property
-    def scoped(self) -> str | None:
-        """The key as one of this caller's."""
-        return None if self.key is None else f"{self.caller.token_id}/{self.key}"
+    def __init__(
+        self,
+        body: bytes,
+        caller: Caller,
+        key: str | None,
+        warm: bool,
+        answer: asyncio.Future[_Taken],
+    ) -> None:
+        self.body = body
+        self.caller = caller
+        self.key = None if key is None else f"{caller.token_id}/{key}"  # one of this caller's
+        self.warm = warm
+        self.answer = answer
+        self.claimed = False  # the key, for this content
 
 
 class Tenant:
@@ -106,15 +110,14 @@ class Tenant:
         self._school = school
         self._dim = dim
         self._coordinator: FederatedCoordinator | None = None
-        self._founding = threading.Lock()
-        self._writers = ThreadPoolExecutor(_WRITERS, f"sona-write-{name}")
-        self._reader = ThreadPoolExecutor(1, f"sona-read-{name}")
-        self._claiming = threading.Lock()
+        self._loop = asyncio.get_running_loop()
+        waiting = limits.waiting
+        # While one thread waits for the disk, the other reads and judges what came meanwhile.
+        self._reading = Stage(self._read_all, f"sona-read-{name}", waiting=waiting)
+        self._committing = Stage(self._commit_all, f"sona-commit-{name}", waiting=waiting)
+        self._aside = ThreadPoolExecutor(1, f"sona-aside-{name}")
         self._in_flight: dict[str, str] = {}
         self._waiting = 0
-        self._inbox: list[_Request] = []
-        self._writing = 0
-        self._writes: set[asyncio.Future[None]] = set()
         self._unwritten = asyncio.Event()
         self._to_read = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -122,7 +125,7 @@ class Tenant:
     async def open(self) -> None:
         """Load what the folder holds, if anything; returns when exports are taken."""
         if (self._folder / CONFIG).exists():
-            loading: list[Awaitable[None]] = [_in(self._writers, self._load)]
+            loading: list[Awaitable[None]] = [_in(None, self._load)]
             if (self._folder / PUBLISHED).exists():
                 loading.append(self._read())
             await asyncio.gather(*loading)
@@ -137,8 +140,8 @@ class Tenant:
         for task in self._tasks:
             task.cancel()
         self.events.close()
-        for executor in (self._reader, self._writers):
-            await _in(None, executor.shutdown)
+        for finish in (self._reading.close, self._committing.close, self._aside.shutdown):
+            await _in(None, finish)
         await _in(None, self._unload)
 
     async def take(self, body: bytes, caller: Caller, key: str | None, warm: bool) -> ExportReceipt:
@@ -170,7 +173,7 @@ class Tenant:
         """What each agent contributed, the latest first."""
         if self._coordinator is None:
             return []
-        contributions = await _in(self._reader, lambda: self.coordinator.contributions)
+        contributions = await _in(self._aside, lambda: self.coordinator.contributions)
         views = [
             AgentView(
                 agent_id,
@@ -188,7 +191,7 @@ class Tenant:
         """Lay out the map of the patterns, which takes too long for the event loop's thread."""
         knowledge = self.knowledge
         if knowledge is not None:
-            await _in(self._reader, lambda: knowledge.map)
+            await _in(self._aside, lambda: knowledge.map)
 
     def note_costs(self, costs: Mapping[str, float] | None) -> None:
         """Remember what a caller says that routes cost; shown, never decided by."""
@@ -206,16 +209,16 @@ class Tenant:
     # Writing
 
     async def _take(self, request: _Request) -> ExportReceipt:
-        self._inbox.append(request)
-        if self._writing < _WRITERS:
-            self._writing += 1
-            self._writes.add(write := asyncio.ensure_future(self._write()))
-            write.add_done_callback(self._writes.discard)
+        self._reading.put(request)
         try:
             with self._telemetry.span("sona.export", tenant=self.name) as span:
                 result, entry = await request.answer
                 if span is not None:
                     span.set_attribute("sona.agent", entry.agent)
+            if result.ruling != "duplicate":
+                self.unlearned += 1
+                self._school.enrol(self.name, self._learned)
+            self._record(entry)
         except SonaError as error:
             problem = problem_of(error)
             self._refuse(problem, request.caller)
@@ -223,80 +226,57 @@ class Tenant:
         except ProblemError as problem:
             self._refuse(problem, request.caller)
             raise
-        if result.ruling != "duplicate":
-            self.unlearned += 1
-            self._school.enrol(self.name, self._learned)
-        self._record(entry)
+        finally:
+            if request.claimed and request.key is not None:
+                self._in_flight.pop(request.key, None)
         return ExportReceipt(**{name: getattr(result, name) for name in result.__struct_fields__})
 
-    async def _write(self) -> None:
-        """Take in all that waits, with one commit; then what came meanwhile."""
-        while self._inbox:
-            batch, self._inbox = self._inbox, []
-            outcomes: Sequence[_Taken | Exception]
+    def _read_all(self, requests: list[_Request]) -> None:
+        """Parse and judge exports, in the reading thread; hand each on to be committed."""
+        for request in requests:
             try:
-                outcomes = await _in(self._writers, partial(self._take_all, batch))
-            except Exception as error:
-                outcomes = [error] * len(batch)
-            for request, outcome in zip(batch, outcomes, strict=True):
-                if request.answer.done():  # nobody waits for it any more
-                    continue
-                if isinstance(outcome, Exception):
-                    request.answer.set_exception(outcome)
-                else:
-                    request.answer.set_result(outcome)
-        self._writing -= 1
-
-    def _take_all(self, batch: list[_Request]) -> list[_Taken | Exception]:
-        """Parse, commit and describe exports, in a writer's thread."""
-        claimed: list[str] = []
-        try:
-            read = [self._prepare(request, claimed) for request in batch]
-            exports = [one for one in read if isinstance(one, AgentExport)]
-            told = iter(self.coordinator.aggregate_all(exports) if exports else ())
-            return [
-                self._described(request, one, next(told)) if isinstance(one, AgentExport) else one
-                for request, one in zip(batch, read, strict=True)
-            ]
-        finally:
-            for scoped in claimed:
-                self._in_flight.pop(scoped, None)
-
-    def _prepare(self, request: _Request, claimed: list[str]) -> AgentExport | Exception:
-        """Parse an export and hold its key until it is committed, or say why not."""
-        try:
-            export = read_export(request.body, request.caller, self._limits.vectors)
-            if request.scoped is not None:
-                self._claim(request.scoped, export.export_id)
-                claimed.append(request.scoped)
-            with self._founding:
+                export = read_export(request.body, request.caller, self._limits.vectors)
+                self._claim(request, export.export_id)
                 if self._coordinator is None:
                     self._found(export)
-        except (SonaError, ProblemError) as error:
-            return error
-        return export
+                judged = self.coordinator.judge(export)
+            except Exception as error:
+                self._settle([(request, error)])
+            else:
+                if isinstance(judged, AggregationResult):
+                    self._settle([(request, _told(request, export, judged))])
+                else:
+                    self._committing.put((request, judged))
 
-    def _claim(self, scoped: str, content: str) -> None:
-        with self._claiming:
-            remembered = self.history.known(scoped) if self.history is not None else None
-            if self._in_flight.get(scoped, remembered) not in (None, content):
-                raise ProblemError(
-                    409, "`Idempotency-Key` came before with another export", "Idempotency-Key"
-                )
-            self._in_flight[scoped] = content
+    def _claim(self, request: _Request, content: str) -> None:
+        """Hold a request's key for a content until the history knows it."""
+        key = request.key
+        if key is None:
+            return
+        remembered = self.history.known(key) if self.history is not None else None
+        if self._in_flight.get(key, remembered) not in (None, content):
+            raise ProblemError(
+                409, "`Idempotency-Key` came before with another export", "Idempotency-Key"
+            )
+        self._in_flight[key] = content
+        request.claimed = True
 
-    @staticmethod
-    def _described(
-        request: _Request, export: AgentExport, told: AggregationResult | SonaError
-    ) -> _Taken | Exception:
-        if isinstance(told, SonaError):
-            return told
-        if told.ruling in ("withdrawn", "refused"):
-            return ProblemError(403, "; ".join(told.reasons), "agent_id")
-        entry = entry_of(export, told, request.warm)
-        if request.scoped is not None:
-            entry = msgspec.structs.replace(entry, key=request.scoped, digest=export.export_id)
-        return told, entry
+    def _commit_all(self, judged: list[tuple[_Request, Judged]]) -> None:
+        """Commit exports, in the committing thread, and tell what became of them."""
+        results: Sequence[AggregationResult | Exception]
+        try:
+            results = self.coordinator.aggregate_all([one for _, one in judged])
+        except Exception as error:
+            results = [error] * len(judged)
+        self._settle(
+            [
+                (request, _told(request, one.export, result))
+                for (request, one), result in zip(judged, results, strict=True)
+            ]
+        )
+
+    def _settle(self, outcomes: list[tuple[_Request, _Taken | Exception]]) -> None:
+        self._loop.call_soon_threadsafe(_settle, outcomes)
 
     def _found(self, export: AgentExport) -> None:
         # The first export says what the tenant's embeddings are like.
@@ -412,7 +392,7 @@ class Tenant:
         started = time.perf_counter()
         try:
             with self._telemetry.span("sona.publish", tenant=self.name):
-                knowledge = await _in(self._reader, read)
+                knowledge = await _in(self._aside, read)
         except (SonaError, OSError, MemoryError) as error:
             # Readers keep the version that they have; the next lesson brings another.
             self._troubled("not published", str(error))
@@ -429,13 +409,38 @@ class Tenant:
             self._unwritten.clear()
             assert self.history is not None
             try:
-                await _in(self._reader, self.history.flush)
+                await _in(self._aside, self.history.flush)
             except StoreError as error:
                 self._troubled("history not written", str(error))
             await asyncio.sleep(_FLUSH_SECONDS)
 
     def _troubled(self, what: str, detail: str) -> None:
         decided(what, {"tenant": self.name, "detail": detail}, logging.ERROR)
+
+
+def _told(
+    request: _Request, export: AgentExport, result: AggregationResult | Exception
+) -> _Taken | Exception:
+    """Return what a request is answered with."""
+    if isinstance(result, Exception):
+        return result
+    if result.ruling in ("withdrawn", "refused"):
+        return ProblemError(403, "; ".join(result.reasons), "agent_id")
+    entry = entry_of(export, result, request.warm)
+    if request.key is not None:
+        entry = msgspec.structs.replace(entry, key=request.key, digest=export.export_id)
+    return result, entry
+
+
+def _settle(outcomes: list[tuple[_Request, _Taken | Exception]]) -> None:
+    """Let those who wait go on, in the event loop's thread."""
+    for request, outcome in outcomes:
+        if request.answer.done():  # nobody waits for it any more
+            continue
+        if isinstance(outcome, Exception):
+            request.answer.set_exception(outcome)
+        else:
+            request.answer.set_result(outcome)
 
 
 async def _in(executor: Executor | None, work: Callable[[], _T]) -> _T:

@@ -107,11 +107,10 @@ def test_what_is_refused_above_does_not_hold_up_the_rest(caplog):
         def __getattr__(self, name):
             return getattr(self.inner, name)
 
-        def aggregate_all(self, exports):
-            (made,) = exports
+        def judge(self, made):
             if made.agent_id == "agent-1":
-                return [RangeError("`export` must be somebody else's")]
-            return self.inner.aggregate_all(exports)
+                raise RangeError("`export` must be somebody else's")
+            return self.inner.judge(made)
 
     above, where = endpoint(), endpoint()
     top = coordinator("global")

@@ -179,11 +179,11 @@ def test_a_store_that_fails_is_asked_again(tmp_path):
         def __getattr__(self, name):
             return getattr(self.inner, name)
 
-        def aggregate_all(self, exports):
+        def aggregate_all(self, judged):
             if self.failures:
                 self.failures -= 1
                 raise StoreError("`store`: the disk is full")
-            return self.inner.aggregate_all(exports)
+            return self.inner.aggregate_all(judged)
 
     where = endpoint()
     with (

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from sona import wire
-from sona.errors import RangeError, SonaError
+from sona.errors import RangeError
 from sona.federated.coordinator import FederatedCoordinator
 from sona.federated.export import AgentExport
 from sona.federated.merge import Ledger
@@ -22,6 +22,8 @@ from sona.federated.network.line import Line
 from sona.federated.network.messages import Refusal, fingerprint
 from sona.federated.network.security import Security
 from sona.federated.records import AggregationResult
+from sona.federated.stage import Stage
+from sona.federated.trust import Judged
 from sona.federated.warm_start import WarmStart
 
 if TYPE_CHECKING:
@@ -33,22 +35,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Node"]
 
-_T = TypeVar("_T")
-
 _log = logging.getLogger(__name__)
 
 # Exports that wait in memory to be taken in; with more, Zenoh holds the senders back.
 _BACKLOG = 64
+# Exports that one commit takes in, so that the first of a burst need not wait for its last.
+_TOGETHER = 16
 # How often to see whether something has waited long enough for a consolidation.
 _TICK_S = 10.0
 # Learning waits until for so long nothing came, but not longer than that: to learn an export takes
 # ten times as long as to commit it, and whoever waits for an acknowledgement pays for waiting.
 _QUIET_S, _BUSY_S = 0.5, 30.0
-# While one commits exports, another reads those that came meanwhile: so many with one commit.
-_WRITERS, _TOGETHER = 2, 16
-
-#: What was asked: key and payload.
-_Asked: TypeAlias = tuple[str, bytes]
 
 
 class Node:
@@ -97,13 +94,15 @@ class Node:
         self._inherited: WarmStart | None = None
         self._threads: list[threading.Thread] = []
         self._queryables: list[zenoh.Queryable[Any]] = []
+        # While this thread waits for the disk, others read and judge what came meanwhile.
+        self._committing = Stage(self._commit, "sona commit", most=_TOGETHER, waiting=_TOGETHER)
         try:
             session = self._line.session()
             self._start(self._learn, "learn")
             if exchange is not None:
                 exchange.attach(self)
             for key, read in ((keys.SUBMIT, _submitted), (keys.FORWARD, _forwarded)):
-                self._serve(session, key, partial(self._take_all, read), _WRITERS, _TOGETHER)
+                self._serve(session, key, partial(self._read, read))
             for key, answer in (
                 (keys.WARM, self._warm_start),
                 (keys.LEDGER, self._ledger),
@@ -111,16 +110,15 @@ class Node:
                 (keys.EXPORT, self._export),
                 (keys.PUBLISH, self._publish),
             ):
-                self._serve(session, key, partial(_one, answer), 1, 1)
+                self._serve(session, key, partial(_answer, answer))
         except BaseException:
             self.close()
             raise
 
     def take_in(self, export: AgentExport) -> AggregationResult:
         """Commit an export; whoever the node exchanges with will hear of it."""
-        (result,) = self._taken([export])
-        if isinstance(result, SonaError):
-            raise result
+        result = self.coordinator.aggregate(export, learn=False)
+        self._heard([result])
         return result
 
     def inherit(self, warm_start: WarmStart) -> None:
@@ -141,6 +139,7 @@ class Node:
             queryable.undeclare()  # type: ignore[no-untyped-call]
         for thread in self._threads:
             thread.join()
+        self._committing.close()
         self._line.close()
 
     def __enter__(self) -> Node:
@@ -154,22 +153,35 @@ class Node:
     ) -> None:
         self.close()
 
-    def _taken(self, exports: list[AgentExport]) -> list[AggregationResult | SonaError]:
-        results = self.coordinator.aggregate_all(exports)
+    def _read(self, read: Callable[[str, bytes], AgentExport], query: zenoh.Query) -> None:
+        """Parse and judge an export, and hand it on to be committed."""
+        key, payload = _asked(query)
+        try:
+            judged = self.coordinator.judge(read(key, payload))
+        except Exception as error:
+            _reply(query, key, error)
+            return
+        if isinstance(judged, AggregationResult):
+            _reply(query, key, msgspec.json.encode(judged))
+        else:
+            self._committing.put((query, key, judged))
+
+    def _commit(self, waiting: list[tuple[zenoh.Query, str, Judged]]) -> None:
+        """Commit exports, acknowledge them, and take note that something is new."""
+        results: Sequence[AggregationResult | Exception]
+        try:
+            results = self.coordinator.aggregate_all([judged for _, _, judged in waiting])
+        except Exception as error:
+            results = [error] * len(waiting)
+        self._heard(results)
+        for (query, key, _), told in zip(waiting, results, strict=True):
+            _reply(query, key, told if isinstance(told, Exception) else msgspec.json.encode(told))
+
+    def _heard(self, results: Sequence[AggregationResult | Exception]) -> None:
         if any(isinstance(told, AggregationResult) and not told.duplicate for told in results):
             self._news.set()
             if self._exchange is not None:
                 self._exchange.stir()
-        return results
-
-    def _take_all(
-        self, read: Callable[[str, bytes], AgentExport], asked: list[_Asked]
-    ) -> list[bytes | Exception]:
-        found = [_tried(read, *one) for one in asked]
-        exports = [one for one in found if isinstance(one, AgentExport)]
-        told = iter(self._taken(exports))
-        results = [next(told) if isinstance(one, AgentExport) else one for one in found]
-        return [r if isinstance(r, Exception) else msgspec.json.encode(r) for r in results]
 
     def _warm_start(self, key: str, payload: bytes) -> bytes:
         if payload:
@@ -218,12 +230,7 @@ class Node:
                 _log.exception("no consolidation, trying again with the next export")
 
     def _serve(
-        self,
-        session: zenoh.Session,
-        key: str,
-        answer: Callable[[list[_Asked]], Sequence[bytes | Exception]],
-        threads: int,
-        together: int,
+        self, session: zenoh.Session, key: str, handle: Callable[[zenoh.Query], None]
     ) -> None:
         import zenoh
 
@@ -235,18 +242,13 @@ class Node:
 
         def work() -> None:
             while True:
-                batch: list[zenoh.Query] = []
                 try:
-                    batch.append(queries.recv())
-                    while len(batch) < together and (more := queries.try_recv()) is not None:
-                        batch.append(more)
+                    query = queries.recv()
                 except zenoh.ZError:  # undeclared
-                    if not batch:
-                        return
-                _answer(batch, answer)
+                    return
+                handle(query)
 
-        for number in range(threads):
-            self._start(work, f"{key} {number}")
+        self._start(work, key)
 
     def _start(self, work: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=work, name=f"sona {name}", daemon=True)
@@ -266,31 +268,18 @@ def _forwarded(key: str, payload: bytes) -> AgentExport:
     return AgentExport.from_bytes(payload)
 
 
-def _tried(work: Callable[[str, bytes], _T], key: str, payload: bytes) -> _T | Exception:
+def _asked(query: zenoh.Query) -> tuple[str, bytes]:
+    return str(query.key_expr), b"" if query.payload is None else query.payload.to_bytes()
+
+
+def _answer(answer: Callable[[str, bytes], bytes], query: zenoh.Query) -> None:
+    key, payload = _asked(query)
+    told: bytes | Exception
     try:
-        return work(key, payload)
+        told = answer(key, payload)
     except Exception as error:
-        return error
-
-
-def _one(answer: Callable[[str, bytes], bytes], asked: list[_Asked]) -> list[bytes | Exception]:
-    return [_tried(answer, *one) for one in asked]
-
-
-def _answer(
-    queries: list[zenoh.Query], answer: Callable[[list[_Asked]], Sequence[bytes | Exception]]
-) -> None:
-    asked = [
-        (str(query.key_expr), b"" if query.payload is None else query.payload.to_bytes())
-        for query in queries
-    ]
-    answers: Sequence[bytes | Exception]
-    try:
-        answers = answer(asked)
-    except Exception as error:
-        answers = [error] * len(asked)
-    for query, (key, _), told in zip(queries, asked, answers, strict=True):
-        _reply(query, key, told)
+        told = error
+    _reply(query, key, told)
 
 
 def _reply(query: zenoh.Query, key: str, answer: bytes | Exception) -> None:
