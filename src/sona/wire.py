@@ -190,4 +190,4 @@ def _parts(head: bytes, tensors: Mapping[str, NDArray[Any]]) -> Iterator[Any]:
     for name in sorted(tensors):
         array = tensors[name]
         yield f"{name}:{array.dtype.str}:{array.shape};".encode()
-        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        yield np.ascontiguousarray(array).reshape(-1)  # both take any buffer of one dimension

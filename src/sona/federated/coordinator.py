@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sona.checks import check_count, check_quality, check_text
 from sona.config import SonaConfig
 from sona.engine import SonaEngine
-from sona.errors import DTypeError, RangeError, StoreError
+from sona.errors import DTypeError, RangeError, ShapeError, StoreError
 from sona.federated import trust
 from sona.federated.export import AgentExport
 from sona.federated.learner import Learner
@@ -203,9 +203,15 @@ class FederatedCoordinator:
         A later export of a session that only adds rows teaches those rows. One that says
         something else counts at once and is learned by the next consolidation.
         """
-        judged = self.judge(export)
-        if isinstance(judged, AggregationResult):
-            return judged
+        if not isinstance(export, AgentExport):
+            raise DTypeError(f"`export` must be an AgentExport; got {type(export).__name__}")
+        if self._shut_out(export):
+            return self._turn_away(export)
+        try:
+            judged = self.judge(export)
+        except (ShapeError, RangeError) as error:
+            self._refuse(export, str(error), strike=isinstance(error, RangeError))
+            raise
         ruling, sequence = self._store.put(judged)
         if learn:
             self._learner.catch_up({sequence: (export, judged.valid)})
@@ -215,32 +221,15 @@ class FederatedCoordinator:
         consolidated = due and self._learner.tick(on_time=False) is not None
         return self._outcome(judged, ruling, consolidated)
 
-    def judge(self, export: AgentExport) -> Judged | AggregationResult:
-        """Look at an export before it is taken in; see :meth:`aggregate_all`.
-
-        Returns
-        -------
-        Judged or AggregationResult
-            What :meth:`aggregate_all` takes; or what became of it, if it is refused because its
-            agent has too many strikes.
+    def judge(self, export: AgentExport) -> Judged:
+        """Look at an export before :meth:`aggregate_all`; nothing is written or recorded.
 
         Raises
         ------
         ShapeError, RangeError
-            As :meth:`aggregate` does.
+            As :meth:`aggregate` does, which also records the refusal.
         """
-        if not isinstance(export, AgentExport):
-            raise DTypeError(f"`export` must be an AgentExport; got {type(export).__name__}")
-        if self._learner.roster.strikes(export.agent_id) >= trust.MAX_STRIKES:
-            reason = f"agent has {trust.MAX_STRIKES} strikes"
-            self._refuse(export, reason, strike=False)
-            return self._result(export, "refused", 0, {reason: export.rows})
-        try:
-            dim = self._learner.config.embedding_dim_
-            return trust.judge(export, dim, self.quality_threshold)
-        except ValueError as error:
-            self._refuse(export, str(error), strike=isinstance(error, RangeError))
-            raise
+        return trust.judge(export, self._learner.config.embedding_dim_, self.quality_threshold)
 
     def aggregate_all(self, judged: Sequence[Judged]) -> list[AggregationResult | StoreError]:
         """Take in what was judged, with one commit, and learn none of it here; see :meth:`tick`.
@@ -253,11 +242,13 @@ class FederatedCoordinator:
         list
             For each what :meth:`aggregate` returns, or the error with which it was not committed.
         """
-        told = self._store.put_all(judged)
+        out = [self._shut_out(one.export) for one in judged]
+        told = self._store.put_all([one for one, shut in zip(judged, out, strict=True) if not shut])
         self._learner.note(max((s[1] for s in told if isinstance(s, tuple)), default=0) or None)
+        rest = iter(told)
         return [
-            self._outcome(one, said[0]) if isinstance(said, tuple) else said
-            for one, said in zip(judged, told, strict=True)
+            self._turn_away(one.export) if shut else self._outcome_or_error(one, next(rest))
+            for one, shut in zip(judged, out, strict=True)
         ]
 
     def merge(self, other: FederatedCoordinator) -> int:
@@ -540,6 +531,19 @@ class FederatedCoordinator:
             reasons = Counter({"agent or session was withdrawn": export.rows})
             return self._result(export, ruling, 0, reasons)
         return self._result(export, ruling, judged.summary.accepted, reasons, consolidated)
+
+    def _outcome_or_error(
+        self, judged: Judged, told: tuple[str, int] | StoreError
+    ) -> AggregationResult | StoreError:
+        return told if isinstance(told, StoreError) else self._outcome(judged, told[0])
+
+    def _shut_out(self, export: AgentExport) -> bool:
+        return self._learner.roster.strikes(export.agent_id) >= trust.MAX_STRIKES
+
+    def _turn_away(self, export: AgentExport) -> AggregationResult:
+        reason = f"agent has {trust.MAX_STRIKES} strikes"
+        self._refuse(export, reason, strike=False)
+        return self._result(export, "refused", 0, {reason: export.rows})
 
     def _refuse(self, export: AgentExport, reason: str, *, strike: bool) -> None:
         self._count("refused")

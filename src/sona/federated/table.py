@@ -221,21 +221,18 @@ class TrajectoryTable(Sequence[TrajectoryExport]):
             if array.size and (array.min() < low or array.max() >= len(texts)):
                 raise FormatError(f"`data`: {name!r} must index the header's {len(texts)} texts")
         last = int(ends[-1]) if rows else 0
-        if last != len(tags) or (rows and (ends[0] < 0 or (np.diff(ends) < 0).any())):
+        rising = (ends[0] >= 0 and (ends[1:] >= ends[:-1]).all()) if rows else True
+        if last != len(tags) or not rising:
             raise FormatError("`data`: 'context_ends' must rise to the number of tags")
         for text in texts:
             check_text("texts", text, FormatError)
-        starts = np.concatenate([[0], ends[:-1]]) if rows else ends
-        words = [texts[tag] for tag in tags.tolist()]
+        names: list[str | None] = [*texts, None]  # -1 is the last one
         table = cls(
             tensors["embeddings"].astype(np.float32, copy=False),
             tensors["quality"].astype(np.float64, copy=False),
             tensors["timestamps"].astype(np.int64, copy=False),
-            [None if route < 0 else texts[route] for route in routes.tolist()],
-            [
-                tuple(words[start:end])
-                for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-            ],
+            [names[route] for route in routes.tolist()],
+            _contexts([texts[tag] for tag in tags.tolist()], ends.tolist()),
         )
         if _canonical(texts, tensors):
             table._columns = (texts, tensors)
@@ -245,6 +242,13 @@ class TrajectoryTable(Sequence[TrajectoryExport]):
     def as_written(self) -> bool:
         """Whether it was read from the very columns that it is written as."""
         return self._columns is not None
+
+
+def _contexts(words: list[str], ends: list[int]) -> list[tuple[str, ...]]:
+    """Cut the tags of all rows into those of each."""
+    if not words:
+        return [()] * len(ends)
+    return [tuple(words[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _canonical(texts: list[str], tensors: dict[str, NDArray[Any]]) -> bool:

@@ -93,6 +93,8 @@ def screen(export: AgentExport, dim: int) -> tuple[NDArray[np.bool_], Counter[st
         raise RangeError(
             f"`export.trajectories` must name at most {MAX_ROUTES} routes; got {len(named)}"
         )
+    if _plainly_sane(export):
+        return np.ones(len(export.trajectories), np.bool_), Counter()
     faults = _faults(export)
     valid = np.ones(len(next(iter(faults.values()))), np.bool_)
     reasons: Counter[str] = Counter()
@@ -134,6 +136,20 @@ def summarise(export: AgentExport, valid: NDArray[np.bool_], threshold: float) -
         total=float((quality * times).sum()),
         histogram=histogram.tobytes(),
         first=int(stamps.min()) if len(stamps) else export.timestamp,
+    )
+
+
+def _plainly_sane(export: AgentExport) -> bool:
+    """Whether the largest and the smallest number show that no row has a fault; most do."""
+    table = export.trajectories
+    if export.sketch is not None or not table.embeddings.size:
+        return False
+    most = MAX_NORM / export.dim  # no vector of such numbers is too long; NaN compares with nothing
+    return bool(
+        table.embeddings.max() <= most
+        and table.embeddings.min() >= -most
+        and table.quality.max() <= 1.0
+        and table.quality.min() >= 0.0
     )
 
 

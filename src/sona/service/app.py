@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any
 
 import msgspec
+from prometheus_client import Counter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, Router
@@ -60,7 +61,8 @@ class _Endpoint:
         self._handler = handler
         self._methods = methods
         self._seconds = metrics.seconds.labels(path)
-        self._answered = metrics.requests
+        self._requests = metrics.requests
+        self._answered: dict[int, Counter] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -76,7 +78,11 @@ class _Endpoint:
             decided("failed", {"path": self._path}, logging.ERROR)
             response = _refuse(ProblemError(500, "the service failed; its log says how"))
         self._seconds.observe(time.perf_counter() - started)
-        self._answered.labels(self._path, str(response.status_code)).inc()
+        answered = self._answered.get(response.status_code)
+        if answered is None:
+            answered = self._requests.labels(self._path, str(response.status_code))
+            self._answered[response.status_code] = answered
+        answered.inc()
         response.headers["x-content-type-options"] = "nosniff"
         await response(scope, receive, send)
 
@@ -225,6 +231,7 @@ class Service:
         known = [tenant.knowledge for tenant in opened if tenant.knowledge is not None]
         self._metrics.patterns.set(sum(len(knowledge.patterns) for knowledge in known))
         self._metrics.unlearned.set(sum(tenant.unlearned for tenant in opened))
+        self._metrics.waiting.set(sum(tenant.waiting for tenant in opened))
         held = [tenant.history for tenant in opened if tenant.history is not None]
         self._metrics.agents.set(sum(history.totals.agents for history in held))
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
@@ -302,7 +309,7 @@ async def _not_there(scope: Scope, receive: Receive, send: Send) -> None:
 def _token_header(request: Request, name: str) -> str | None:
     value = request.headers.get(name)
     if value is not None and not (
-        0 < len(value) <= 255 and all("!" <= letter <= "~" for letter in value)
+        0 < len(value) <= 255 and value.isascii() and value.isprintable() and " " not in value
     ):
         raise ProblemError(
             422, f"`{name}` must be 1 to 255 visible ASCII characters; got {value[:300]!r}", name

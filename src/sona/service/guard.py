@@ -15,6 +15,8 @@ __all__ = ["DEFAULT_TENANT", "Guard", "is_loopback"]
 
 #: The tenant of a service without tokens.
 DEFAULT_TENANT = "default"
+#: Names of hosts that are remembered.
+_HOSTS = 100
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -24,6 +26,7 @@ class Guard:
     def __init__(self, tokens: TokenBook, limits: Limits) -> None:
         self._tokens = tokens
         self._rate = RateLimit(limits.rate, limits.burst)
+        self._local: dict[str, bool] = {}  # whether a Host names this machine
 
     def admit(self, request: Request) -> Caller:
         """Return the caller.
@@ -54,9 +57,18 @@ class Guard:
             raise ProblemError(401, "`Authorization: Bearer TOKEN` is needed", "Authorization")
         # Nobody else can reach a service without tokens, unless a browser is tricked into
         # resolving a foreign name to this machine.
-        if not is_loopback(request.url.hostname or ""):
+        if not self._is_local(request):
             raise ProblemError(403, "without tokens, only local names reach this service", "Host")
         return Caller(DEFAULT_TENANT, None, "")
+
+    def _is_local(self, request: Request) -> bool:
+        host = request.headers.get("host", "")
+        local = self._local.get(host)
+        if local is None:
+            local = is_loopback(request.url.hostname or "")
+            if len(self._local) < _HOSTS:
+                self._local[host] = local
+        return local
 
     def _check_origin(self, request: Request) -> None:
         origin = request.headers.get("origin")

@@ -43,8 +43,8 @@ def read_export(body: bytes, caller: Caller, most_rows: int) -> AgentExport:
 
 def entry_of(export: AgentExport, result: AggregationResult, warm: bool) -> Entry:
     """Say in a few hundred bytes what an export brought and what became of it."""
-    quality = export.trajectories.quality
-    sane = quality[(quality >= 0.0) & (quality <= 1.0)]
+    sane = [quality for quality in export.trajectories.quality.tolist() if 0.0 <= quality <= 1.0]
+    first = sane[:_FIRST]
     routes = outcomes_by_route(export)
     count = sum(number for number, _ in routes.values())
     mean = sum(total for _, total in routes.values()) / count if count else None
@@ -55,8 +55,8 @@ def entry_of(export: AgentExport, result: AggregationResult, warm: bool) -> Entr
         accepted=result.trajectories_accepted,
         rejected=result.trajectories_rejected,
         reasons=result.reasons,
-        quality=float(sane.mean()) if len(sane) else mean,
-        first=float(sane[:_FIRST].mean()) if len(sane) else None,
+        quality=sum(sane) / len(sane) if sane else mean,
+        first=sum(first) / len(first) if first else None,
         warm=warm,
         routes={} if result.duplicate else routes,
     )

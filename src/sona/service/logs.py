@@ -18,7 +18,11 @@ def decided(event: str, facts: dict[str, Any] | None = None, level: int = loggin
     """Log a decision with its facts; an exception under way goes with an error."""
     if _log.isEnabledFor(level):
         failed = level >= logging.ERROR and sys.exc_info()[0] is not None
-        _log.log(level, event, extra={"facts": facts or {}}, exc_info=failed)
+        fault = sys.exc_info() if failed else None
+        # Made here, because no line says where in the code it came from: to find that out took
+        # as long as the rest.
+        extra = {"facts": facts or {}}
+        _log.handle(_log.makeRecord(_log.name, level, "", 0, event, (), fault, extra=extra))
 
 
 def start_logging(level: str = "INFO") -> None:

@@ -39,6 +39,10 @@ class Metrics:
             ["result"],
             registry=registry,
         )
+        # What every export counts; to look a label up takes longer than to count.
+        self.exports_new = self.exports.labels("new")
+        self.accepted = self.trajectories.labels("accepted")
+        self.not_accepted = self.trajectories.labels("rejected")
         self.rejected = Counter(
             "sona_trajectories_rejected_reasons",
             "Rejected trajectories, by reason.",

@@ -1,7 +1,8 @@
 """OpenTelemetry, where it is installed (extra ``otel``): spans, and the GenAI evaluation event.
 
 Only the API is used; whoever runs the service chooses where it goes, for example with
-``opentelemetry-instrument sona serve``. Without the API, everything here does nothing.
+``opentelemetry-instrument sona serve``. Without the API everything here does nothing; spans are
+made only where somebody has chosen before the service starts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Telemetry:
             self._tracer: Any = None
             self._logger: Any = None
             return
-        self._tracer = trace.get_tracer("sona.service")
+        # Where nobody has set tracing up, every span would be made for nothing.
+        traced = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        self._tracer = trace.get_tracer("sona.service") if traced else None
         self._logger = _logs.get_logger("sona.service")
 
     @contextmanager

@@ -103,6 +103,7 @@ class Tenant:
         self.knowledge: Knowledge | None = None
         self.costs: dict[str, float] = {}  # what callers last said that routes cost
         self.unlearned = 0  # exports, as far as the learner has told
+        self.waiting = 0  # exports that wait for their commit
         self._folder = folder
         self._limits = limits
         self._metrics = metrics
@@ -117,7 +118,6 @@ class Tenant:
         self._committing = Stage(self._commit_all, f"sona-commit-{name}", waiting=waiting)
         self._aside = ThreadPoolExecutor(1, f"sona-aside-{name}")
         self._in_flight: dict[str, str] = {}
-        self._waiting = 0
         self._unwritten = asyncio.Event()
         self._to_read = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -152,22 +152,20 @@ class Tenant:
         ProblemError
             403, 409, 422, 429 or 503; nothing has changed then.
         """
-        if self._waiting >= self._limits.waiting:
+        if self.waiting >= self._limits.waiting:
             raise ProblemError(
-                429, f"{self._waiting} exports wait for their commit already", retry_after=1.0
+                429, f"{self.waiting} exports wait for their commit already", retry_after=1.0
             )
         if self.unlearned >= self._limits.unlearned:
             raise ProblemError(
                 429, f"{self.unlearned} exports wait to be learned already", retry_after=5.0
             )
-        self._waiting += 1
-        self._metrics.waiting.inc()
+        self.waiting += 1
         try:
             answer = asyncio.get_running_loop().create_future()
             return await self._take(_Request(body, caller, key, warm, answer))
         finally:
-            self._waiting -= 1
-            self._metrics.waiting.dec()
+            self.waiting -= 1
 
     async def agents(self) -> list[AgentView]:
         """What each agent contributed, the latest first."""
@@ -209,8 +207,8 @@ class Tenant:
     # Writing
 
     async def _take(self, request: _Request) -> ExportReceipt:
-        self._reading.put(request)
         try:
+            self._reading.put(request)
             with self._telemetry.span("sona.export", tenant=self.name) as span:
                 result, entry = await request.answer
                 if span is not None:
@@ -239,22 +237,28 @@ class Tenant:
                 self._claim(request, export.export_id)
                 if self._coordinator is None:
                     self._found(export)
-                judged = self.coordinator.judge(export)
+                self._judge(request, export)
             except Exception as error:
                 self._settle([(request, error)])
-            else:
-                if isinstance(judged, AggregationResult):
-                    self._settle([(request, _told(request, export, judged))])
-                else:
-                    self._committing.put((request, judged))
+
+    def _judge(self, request: _Request, export: AgentExport) -> None:
+        try:
+            judged = self.coordinator.judge(export)
+        except ValueError:
+            told = self.coordinator.aggregate(export, learn=False)  # records why, and raises it
+            self._settle([(request, _told(request, export, told))])
+        else:
+            self._committing.put((request, judged))
 
     def _claim(self, request: _Request, content: str) -> None:
         """Hold a request's key for a content until the history knows it."""
         key = request.key
         if key is None:
             return
-        remembered = self.history.known(key) if self.history is not None else None
-        if self._in_flight.get(key, remembered) not in (None, content):
+        known = self._in_flight.get(key)
+        if known is None and self.history is not None:
+            known = self.history.known(key)
+        if known not in (None, content):
             raise ProblemError(
                 409, "`Idempotency-Key` came before with another export", "Idempotency-Key"
             )
@@ -328,11 +332,12 @@ class Tenant:
 
     def _record(self, entry: Entry) -> None:
         self._remember(entry)
-        self._metrics.exports.labels(entry.result).inc()
         if entry.result != "new":
+            self._metrics.exports.labels(entry.result).inc()
             return
-        self._metrics.trajectories.labels("accepted").inc(entry.accepted)
-        self._metrics.trajectories.labels("rejected").inc(entry.rejected)
+        self._metrics.exports_new.inc()
+        self._metrics.accepted.inc(entry.accepted)
+        self._metrics.not_accepted.inc(entry.rejected)
         for reason, count in entry.reasons.items():
             self._metrics.rejected.labels(reason).inc(count)
         self._telemetry.evaluated(entry.agent, entry.routes, self.coordinator.quality_threshold)

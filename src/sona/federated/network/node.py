@@ -157,12 +157,15 @@ class Node:
         """Parse and judge an export, and hand it on to be committed."""
         key, payload = _asked(query)
         try:
-            judged = self.coordinator.judge(read(key, payload))
+            export = read(key, payload)
+            try:
+                judged = self.coordinator.judge(export)
+            except ValueError:
+                told = self.coordinator.aggregate(export, learn=False)  # records why; raises it
+                _reply(query, key, msgspec.json.encode(told))
+                return
         except Exception as error:
             _reply(query, key, error)
-            return
-        if isinstance(judged, AggregationResult):
-            _reply(query, key, msgspec.json.encode(judged))
         else:
             self._committing.put((query, key, judged))
 
