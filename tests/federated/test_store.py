@@ -17,6 +17,7 @@ import pytest
 from sona import SonaConfig
 from sona.errors import MissingExtraError, RangeError, StoreError, VersionError
 from sona.federated import AgentExport, FederatedCoordinator, TrajectoryExport
+from sona.federated.database import SCHEMA, SCHEMA_VERSION
 from sona.federated.sqlite import SqliteDatabase
 from sona.federated.store import Store, open_store
 
@@ -378,6 +379,46 @@ def test_a_store_of_schema_version_1_is_brought_up(tmp_path):
     assert next(coord.exports).trajectories[0].context == ("v1",)
     coord.close()
     assert open_store(path).check() == []
+
+
+def test_a_store_with_small_pages_and_an_index_for_every_number_serves_on(tmp_path):
+    path = tmp_path / "store.db"
+    db = sqlite3.connect(path, isolation_level=None)
+    for statement in SCHEMA.split(";"):  # as stores of this schema were first made
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    db.close()
+    coord, fresh = FederatedCoordinator("c", CONFIG, path), FederatedCoordinator("c", CONFIG)
+    for number in range(3):
+        assert coord.aggregate(export(f"agent-{number}")).ruling == "accepted"
+        fresh.aggregate(export(f"agent-{number}"))
+    assert coord.ledger == fresh.ledger
+    assert coord.store.check() == []
+    coord.store.backup(tmp_path / "copy.db")
+    coord.close()
+    new = open_store(tmp_path / "new.db")
+    new.restore(tmp_path / "copy.db")  # whose pages are of another size
+    new.close()
+    again = FederatedCoordinator("c", CONFIG, tmp_path / "new.db")
+    assert again.ledger == fresh.ledger
+    assert again.store.check() == []
+    again.close()
+
+
+def test_the_log_is_moved_into_the_file_while_others_commit(tmp_path):
+    path, log = tmp_path / "store.db", tmp_path / "store.db-wal"
+    database = SqliteDatabase(os.fspath(path))
+    for number in range(64):
+        with database.writing() as run:
+            run("INSERT INTO bodies VALUES (?, ?)", number, os.urandom(1 << 20))
+        assert log.stat().st_size < 40 << 20
+    assert path.stat().st_size > 24 << 20
+    database.close()
+    assert not log.exists()
+    again = SqliteDatabase(os.fspath(path))
+    assert again.read("SELECT count(*), sum(length(body)) FROM bodies") == [(64, 64 << 20)]
+    assert again.check() == []
+    again.close()
 
 
 def test_a_damaged_row_does_not_stop_the_migration(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 import weakref
@@ -129,7 +130,16 @@ class SqliteDatabase:
                     raise StoreError(
                         f"`path`: {path!r} is no sound store: schema {version}, {sound}"
                     )
-                with self._writing:
+                beside = os.path.dirname(os.path.abspath(self._path)) if self.durable else None
+                with self._writing, tempfile.TemporaryDirectory(dir=beside) as folder:
+                    pages = self._number("page_size")
+                    if copy.execute("PRAGMA page_size").fetchone()[0] != pages:
+                        # A file in use keeps its page size, and takes in pages of that size only.
+                        fitting = os.path.join(folder, "copy.db")
+                        copy.execute(f"PRAGMA page_size={pages}")
+                        copy.execute("VACUUM INTO ?", (fitting,))
+                        copy.close()
+                        copy = self._sqlite3.connect(fitting)
                     copy.backup(self._db)
                     self._migrate()
             finally:

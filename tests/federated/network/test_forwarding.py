@@ -107,10 +107,10 @@ def test_what_is_refused_above_does_not_hold_up_the_rest(caplog):
         def __getattr__(self, name):
             return getattr(self.inner, name)
 
-        def judge(self, made):
-            if made.agent_id == "agent-1":
-                raise RangeError("`export` must be somebody else's")
-            return self.inner.judge(made)
+        def aggregate_all(self, judged):
+            if judged[0].export.agent_id == "agent-1":
+                return [RangeError("`export` must be somebody else's")]
+            return self.inner.aggregate_all(judged)
 
     above, where = endpoint(), endpoint()
     top = coordinator("global")

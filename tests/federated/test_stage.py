@@ -1,0 +1,51 @@
+"""A stage of a pipeline: in order, all that wait together, and nothing left behind."""
+
+import threading
+
+from sona.federated.stage import Stage
+
+
+def test_what_waits_is_worked_on_together_and_in_order():
+    begun, go, batches = threading.Event(), threading.Event(), []
+
+    def work(items):
+        begun.set()
+        go.wait(10)
+        batches.append(items)
+
+    stage = Stage(work, "test", most=3)
+    stage.put(0)
+    assert begun.wait(10)
+    for item in range(1, 6):
+        stage.put(item)
+    go.set()
+    stage.close()
+    assert batches == [[0], [1, 2, 3], [4, 5]]
+
+
+def test_who_puts_more_than_may_wait_waits():
+    begun, go, done = threading.Event(), threading.Event(), []
+
+    def work(items):
+        begun.set()
+        go.wait(10)
+        done.extend(items)
+
+    stage = Stage(work, "test", most=1, waiting=2)
+    stage.put(0)
+    assert begun.wait(10)  # nothing waits now
+    sender = threading.Thread(target=lambda: [stage.put(item) for item in (1, 2, 3)])
+    sender.start()
+    sender.join(0.1)
+    assert sender.is_alive()
+    go.set()
+    sender.join(10)
+    stage.close()
+    assert done == [0, 1, 2, 3]
+
+
+def test_a_stage_that_was_given_nothing_has_no_thread():
+    before = threading.active_count()
+    stage = Stage(print, "test")
+    stage.close()
+    assert threading.active_count() == before
