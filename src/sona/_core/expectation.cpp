@@ -41,13 +41,13 @@ double clipped(double value) { return value < 0.0 ? 0.0 : value > 1.0 ? 1.0 : va
 
 // What a model's answer needs; kept per thread, so that it allocates nothing.
 struct Room {
-    std::vector<float> products, upper, exact;
+    std::vector<float> lower, upper, products;
     std::vector<int32_t> coded;
-    std::vector<int64_t> maybe;
+    std::vector<int64_t> cells, ends;
     std::vector<int8_t> query;
 };
 
-Room& products_room() {
+Room& cells_room() {
     static thread_local Room own;
     return own;
 }
@@ -62,40 +62,52 @@ Index end_of(const Model& model, Index view) {
     return view + 1 < model.n_views ? (Index)model.starts[view + 1] : model.n_cells;
 }
 
-// Products of the query with the centroids that may be the nearest of their view by their codes,
-// as float32 has them; -infinity for the others. Codes are a quarter of what would be read.
-void sifted_products(const Model& model, const float* x, Room& room) {
+// Products of the query with the cells that may be the nearest of their view, in order of the
+// cells; a view's end at `ends`. Codes are a quarter of what would be read, and leave a few cells.
+void sift_cells(const Model& model, const float* x, Room& room) {
     const Codes& codes = *model.codes;
     const CodeKernels& kernels = *active().codes;
     const size_t n = (size_t)model.n_cells;
     room.query.assign((size_t)codes.width, 0);
     room.coded.resize(n);
+    room.lower.resize(n);
     room.upper.resize(n);
-    room.maybe.clear();
     const CodeBounds q = kernels.encode(x, model.dim, 127, room.query.data());
     kernels.dots(codes.codes, model.n_cells, codes.width, room.query.data(), room.coded.data());
     const CodeSlack slack(q.error);
     const float rounding = rounding_of(model.dim);  // the products that are compared are float32's
+    float* lower = room.lower.data();
     float* upper = room.upper.data();
-    float* product = room.products.data();
     for (size_t i = 0; i < n; ++i) {
         const float value = (float)room.coded[i] * (codes.scales[i] * q.scale);
-        const float error = slack.of(codes.errors[i]) + rounding;
-        upper[i] = value + error;
-        product[i] = value - error;
+        const float off = slack.of(codes.errors[i]) + rounding;
+        lower[i] = value - off;
+        upper[i] = value + off;
     }
+    room.cells.clear();
+    room.ends.clear();
     for (Index v = 0; v < model.n_views; ++v) {
         const Index begin = (Index)model.starts[v], end = end_of(model, v);
         float floor = -INFINITY;
-        for (Index i = begin; i < end; ++i) floor = product[i] > floor ? product[i] : floor;
+        for (Index i = begin; i < end; ++i) floor = lower[i] > floor ? lower[i] : floor;
         for (Index i = begin; i < end; ++i)
-            if (upper[i] >= floor) room.maybe.push_back(i);
+            if (upper[i] >= floor) room.cells.push_back(i);
+        room.ends.push_back((int64_t)room.cells.size());
     }
-    room.exact.resize(room.maybe.size());
-    active().rows->dots_at(model.rows, model.dim, room.maybe.data(), (Index)room.maybe.size(), x,
-                           room.exact.data());
-    for (size_t i = 0; i < n; ++i) product[i] = -INFINITY;
-    for (size_t j = 0; j < room.maybe.size(); ++j) product[room.maybe[j]] = room.exact[j];
+    room.products.resize(room.cells.size());
+    active().rows->dots_at(model.rows, model.dim, room.cells.data(), (Index)room.cells.size(), x,
+                           room.products.data());
+}
+
+// The same with all cells.
+void all_cells(const Model& model, const float* x, Room& room) {
+    const size_t n = (size_t)model.n_cells;
+    room.cells.resize(n);
+    room.products.resize(n);
+    room.ends.clear();
+    for (size_t i = 0; i < n; ++i) room.cells[i] = (int64_t)i;
+    for (Index v = 0; v < model.n_views; ++v) room.ends.push_back(end_of(model, v));
+    active().rows->dots(model.rows, model.n_cells, model.dim, x, room.products.data());
 }
 
 // What was tried near a query, summed by route.
@@ -106,26 +118,28 @@ struct Near {
 
 bool model_means(const Model& model, const float* x, double* mean, double* doubt) noexcept {
     const Index n_routes = model.n_routes;
-    Room& room = products_room();
-    std::vector<float>& products = room.products;
+    Room& room = cells_room();
     try {
-        products.resize((size_t)(model.n_cells + n_routes));
-        if (model.codes) sifted_products(model, x, room);
+        if (model.codes)
+            sift_cells(model, x, room);
+        else
+            all_cells(model, x, room);
+        room.lower.resize((size_t)n_routes);
     } catch (const std::bad_alloc&) {
         return false;
     }
-    const Index first = model.codes ? model.n_cells : 0;
-    active().rows->dots(model.rows + first * model.dim, model.n_cells + n_routes - first, model.dim,
-                        x, products.data() + first);
+    float* linear = room.lower.data();
+    active().rows->dots(model.rows + model.n_cells * model.dim, n_routes, model.dim, x, linear);
     for (Index r = 0; r < n_routes; ++r) {
-        mean[r] = model.level[r] + products[(size_t)(model.n_cells + r)];
+        mean[r] = model.level[r] + linear[r];
         doubt[r] = 0.0;
     }
+    size_t at = 0;
     for (Index v = 0; v < model.n_views; ++v) {
-        const Index end = end_of(model, v);
-        Index cell = (Index)model.starts[v];
-        for (Index i = cell + 1; i < end; ++i)
-            if (products[(size_t)i] > products[(size_t)cell]) cell = i;
+        size_t best = at;
+        for (; at < (size_t)room.ends[(size_t)v]; ++at)
+            if (room.products[at] > room.products[best]) best = at;
+        const Index cell = (Index)room.cells[best];
         for (Index r = 0; r < n_routes; ++r) mean[r] += model.table[cell * n_routes + r];
         if (v < model.n_doubted)
             for (Index r = 0; r < n_routes; ++r)

@@ -80,9 +80,6 @@ struct CodeKernels {
     CodeBounds (*encode)(const float* row, Index dim, int limit, int8_t* codes);
     // out[i] = codes_i . query; no code is -128
     void (*dots)(const int8_t* codes, Index n, Index width, const int8_t* query, int32_t* out);
-    // Positions where product * scale * by_scale + error * by_error > threshold; returns how many.
-    Index (*sift)(const int32_t* products, const float* scales, const float* errors, Index n,
-                  float by_scale, float by_error, float threshold, int32_t* passed);
 };
 
 // A product that passed its column's threshold.

@@ -23,7 +23,7 @@ namespace sona {
 namespace {
 
 // Rows whose products are held at a time.
-const Index BLOCK = 256;
+const Index BLOCK = 1024;
 // Fewer rows than this are not worth a coarse sieve.
 const Index FEW_ROWS = 96;
 // From this many rows on coding a group of queries pays.
@@ -73,22 +73,22 @@ struct Search {
         std::fill(w.query_codes.begin() + dim, w.query_codes.end(), (int8_t)0);
         const CodeBounds q = code_kernels.encode(query, dim, 127, w.query_codes.data());
         const CodeSlack slack(q.error);
-        int32_t products[BLOCK], passed[BLOCK];
+        int32_t products[BLOCK];
+        float lower[BLOCK], upper[BLOCK];
         w.coarse.reset(k);
         for (Index i = begin, m; i < end; i += m) {
-            m = next_block(i - begin, end - i, BLOCK);
+            m = std::min(BLOCK, end - i);
             const float* scale = codes->scales + i;
             const float* error = codes->errors + i;
             code_kernels.dots(codes->codes + i * codes->width, m, codes->width,
                               w.query_codes.data(), products);
-            const Index n_passed =
-                code_kernels.sift(products, scale, error, m, q.scale, slack.by_error,
-                                  w.coarse.floor() - slack.constant, passed);
-            for (Index j = 0; j < n_passed; ++j) {
-                const Index r = passed[j];
-                w.coarse.add(i + r, (float)products[r] * (scale[r] * q.scale),
-                             slack.of(error[r]));
+            for (Index j = 0; j < m; ++j) {
+                const float value = (float)products[j] * (scale[j] * q.scale);
+                const float off = slack.of(error[j]);
+                lower[j] = value - off;
+                upper[j] = value + off;
             }
+            w.coarse.add([=](Index j) { return i + j; }, lower, upper, m);
         }
         refine(query, w.coarse, w.fine);
     }
@@ -96,37 +96,46 @@ struct Search {
     // What a sieve left, without the rows that k equal ones precede: of equal rows the first win.
     // Equal rows have equal upper ends, so one look at the last row with the same upper end finds
     // them; where other rows got in between, some are kept, which costs time and nothing else.
-    const std::vector<Candidate>& contenders(Sieve& sieve) const {
-        std::vector<Candidate>& all = sieve.survivors();
-        if ((Index)all.size() < 2 * k + 64) return all;
+    const Sieve& contenders(Sieve& sieve) const {
+        sieve.tighten();
+        if (sieve.size() < 2 * k + 64) return sieve;
         struct Kind {
             const float* row;
             Index copies;
         } kinds[64] = {};
-        const auto surplus = [&](const Candidate& c) {
+        sieve.keep([&](Index i) {
             uint32_t bits;
-            memcpy(&bits, &c.upper, 4);
+            memcpy(&bits, sieve.upper() + i, 4);
             Kind& kind = kinds[bits * 2654435769u >> 26];
-            const float* row = rows + c.row * dim;
+            const float* row = rows + sieve.rows()[i] * dim;
             if (!kind.row || memcmp(kind.row, row, (size_t)dim * sizeof(float)) != 0)
                 kind = {row, 0};
-            return ++kind.copies > k;
-        };
-        all.erase(std::remove_if(all.begin(), all.end(), surplus), all.end());
-        return all;
+            return ++kind.copies <= k;
+        });
+        return sieve;
+    }
+
+    // Float32 products with their ends.
+    template <class Row>
+    void add_products(const Row& row, const float* products, Index n, Sieve& fine) const {
+        float lower[BLOCK], upper[BLOCK];
+        for (Index j = 0; j < n; ++j) {
+            lower[j] = products[j] - rounding;
+            upper[j] = products[j] + rounding;
+        }
+        fine.add(row, lower, upper, n);
     }
 
     // Survivors of the codes, sieved by their float32 products.
     void refine(const float* query, Sieve& coarse, Sieve& fine) const {
         fine.reset(k);
-        const std::vector<Candidate>& passed_on = contenders(coarse);
-        float exact[BLOCK];
-        int64_t index[BLOCK];
-        for (size_t i = 0; i < passed_on.size(); i += BLOCK) {
-            const Index m = std::min(BLOCK, (Index)(passed_on.size() - i));
-            for (Index j = 0; j < m; ++j) index[j] = passed_on[i + (size_t)j].row;
-            row_kernels.dots_at(rows, dim, index, m, query, exact);
-            for (Index j = 0; j < m; ++j) fine.add(index[j], exact[j], rounding);
+        const Sieve& left = contenders(coarse);
+        float products[BLOCK];
+        for (Index i = 0; i < left.size(); i += BLOCK) {
+            const Index m = std::min(BLOCK, left.size() - i);
+            const int64_t* index = left.rows() + i;
+            row_kernels.dots_at(rows, dim, index, m, query, products);
+            add_products([=](Index j) { return index[j]; }, products, m, fine);
         }
     }
 
@@ -136,19 +145,18 @@ struct Search {
         for (Index i = begin; i < end; i += BLOCK) {
             const Index m = std::min(BLOCK, end - i);
             row_kernels.dots(rows + i * dim, m, dim, query, products);
-            for (Index j = 0; j < m; ++j) w.fine.add(i + j, products[j], rounding);
+            add_products([=](Index j) { return i + j; }, products, m, w.fine);
         }
     }
 
     // The k best of the fine sieve's survivors, best first.
     void decide(const float* query, Sieve& sieve, std::vector<Exact>& best) const {
         best.clear();
-        const std::vector<Candidate>& left = contenders(sieve);
-        int64_t index[BLOCK];
+        const Sieve& left = contenders(sieve);
         double exact[BLOCK];
-        for (size_t i = 0; i < left.size(); i += BLOCK) {
-            const Index m = std::min(BLOCK, (Index)(left.size() - i));
-            for (Index j = 0; j < m; ++j) index[j] = left[i + (size_t)j].row;
+        for (Index i = 0; i < left.size(); i += BLOCK) {
+            const Index m = std::min(BLOCK, left.size() - i);
+            const int64_t* index = left.rows() + i;
             row_kernels.dots_wide_at(rows, dim, index, m, query, exact);
             for (Index j = 0; j < m; ++j) best.push_back({exact[j], (Index)index[j]});
         }
@@ -157,8 +165,9 @@ struct Search {
 
     void keep_best(std::vector<Exact>& best) const {
         const size_t kept = std::min(best.size(), (size_t)k);
-        std::partial_sort(best.begin(), best.begin() + (Index)kept, best.end(), better);
+        std::nth_element(best.begin(), best.begin() + (Index)kept, best.end(), better);
         best.resize(kept);
+        std::sort(best.begin(), best.end(), better);
     }
 
     void one(const float* query, Index begin, Index end, Workspace& w) const {
@@ -190,7 +199,7 @@ struct Search {
             for (Index h = 0; h < found; ++h) {
                 const Hit& hit = hits[(size_t)h];
                 Sieve& sieve = sieves[(size_t)hit.column];
-                sieve.add(i + hit.row, hit.product, rounding);
+                sieve.add(i + hit.row, hit.product - rounding, hit.product + rounding);
                 thresholds[(size_t)hit.column] = sieve.floor() - 2.0f * rounding;
             }
         }
@@ -231,7 +240,9 @@ struct Search {
                                                 by_error.data(), thresholds.data(), hits.data());
                 for (Index h = 0; h < found; ++h) {
                     const size_t q = (size_t)hits[(size_t)h];
-                    sieves[q].add(i + r, value[q] * scale, error * by_error[q] + constant[q]);
+                    const float product = value[q] * scale;
+                    const float off = error * by_error[q] + constant[q];
+                    sieves[q].add(i + r, product - off, product + off);
                     thresholds[q] = sieves[q].floor() - constant[q];
                 }
             }

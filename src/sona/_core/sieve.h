@@ -23,61 +23,109 @@ struct CodeSlack {
 // Bound of the rounding of a float32 product: dim roundings of terms that sum to at most 1.
 inline float rounding_of(Index dim) { return (float)(dim + 8) * 6e-8f; }
 
-struct Candidate {
-    Index row;
-    float upper;
-};
+// A value that k of n reach, if any do, and few more where they differ. Counting vectorises where
+// a heap waits for every comparison; two dozen halvings of the similarities' range tell 2e-7 apart.
+inline float reached_by(const float* values, Index n, Index k) {
+    float reached = -INFINITY, low = -2.0f, high = 2.0f;
+    for (int halvings = 0; halvings < 24; ++halvings) {
+        const float middle = 0.5f * (low + high);
+        int32_t count = 0;
+        for (Index i = 0; i < n; ++i) count += values[i] >= middle;
+        if (count < k) {
+            high = middle;
+            continue;
+        }
+        reached = low = middle;
+        if (count == k) break;
+    }
+    return reached;
+}
 
-// Each value comes with a bound of its error. The k-th largest of all lower ends is a floor: what
+// Each value comes with its lower and its upper end. What k lower ends reach is a floor: what
 // cannot reach it is not among the k best, whatever the errors were.
 class Sieve {
    public:
     void reset(Index k) {
-        lowest_.assign((size_t)k, -INFINITY);
-        candidates_.clear();
-        limit_ = 4 * (size_t)k + 256;
+        k_ = k;
+        size_ = 0;
+        floor_ = -INFINITY;
+        limit_ = k + LAG;
     }
 
-    float floor() const { return lowest_.front(); }
+    float floor() const { return floor_; }
+    Index size() const { return size_; }
+    const int64_t* rows() const { return rows_.data(); }
+    const float* upper() const { return upper_.data(); }
 
-    void add(Index row, float value, float error) {
-        if (value + error < floor()) return;
-        if (value - error > floor()) {
-            raise(value - error);
-        }
-        candidates_.push_back({row, value + error});
-        if (candidates_.size() > limit_) {
-            survivors();
-            limit_ = std::max(limit_, 2 * candidates_.size());
-        }
+    void add(int64_t row, float lower, float upper) {
+        if (upper < floor_) return;
+        reserve(size_ + 1);
+        put(row, lower, upper);
+        ++size_;
+        if (size_ >= limit_) tighten();
     }
 
-    // In the order of adding.
-    std::vector<Candidate>& survivors() {
-        const float least = floor();
-        candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(),
-                                         [=](const Candidate& c) { return c.upper < least; }),
-                          candidates_.end());
-        return candidates_;
+    // The same for many at once, which have a floor of their own; `row` numbers them.
+    template <class Row>
+    void add(const Row& row, const float* lower, const float* upper, Index n) {
+        if (floor_ == -INFINITY && n >= k_) floor_ = reached_by(lower, n, k_);
+        reserve(size_ + n);
+        const float floor = floor_;
+        int64_t* const kept = rows_.data();
+        float *const low = lower_.data(), *const high = upper_.data();
+        Index size = size_;
+        for (Index i = 0; i < n; ++i) {  // without a branch: which ones stay nobody can foretell
+            kept[size] = row(i);
+            low[size] = lower[i];
+            high[size] = upper[i];
+            size += upper[i] >= floor;
+        }
+        size_ = size;
+        if (size_ >= limit_) tighten();
+    }
+
+    // Drops what the floor has passed by now; what is left is in the order of adding.
+    void tighten() {
+        if (size_ >= k_) floor_ = std::max(floor_, reached_by(lower_.data(), size_, k_));
+        keep([this](Index i) { return upper_[(size_t)i] >= floor_; });
+        limit_ = size_ + std::max((Index)LAG, size_ / 4);
+    }
+
+    // Drops all but those for whose place `wanted` is true, in order.
+    template <class Wanted>
+    void keep(const Wanted& wanted) {
+        const Index n = size_;
+        size_ = 0;
+        for (Index i = 0; i < n; ++i) {
+            const bool stays = wanted(i);
+            put(rows_[(size_t)i], lower_[(size_t)i], upper_[(size_t)i]);
+            size_ += stays;
+        }
     }
 
    private:
-    // Puts `value` in the place of the smallest.
-    void raise(float value) {
-        float* heap = lowest_.data();
-        const size_t size = lowest_.size();
-        size_t place = 0;
-        for (size_t child; (child = 2 * place + 1) < size; place = child) {
-            if (child + 1 < size && heap[child + 1] < heap[child]) ++child;
-            if (!(heap[child] < value)) break;
-            heap[place] = heap[child];
-        }
-        heap[place] = value;
+    // Candidates that come before the floor is looked for again, at least: a fresher floor spares
+    // candidates, and finding it costs as much as a few of them.
+    enum { LAG = 16, LEAST_ROOM = 64 };
+
+    void reserve(Index n) {
+        if ((size_t)n <= rows_.size()) return;
+        const size_t room = std::max({(size_t)n, 2 * rows_.size(), (size_t)LEAST_ROOM});
+        rows_.resize(room);
+        lower_.resize(room);
+        upper_.resize(room);
     }
 
-    std::vector<float> lowest_;  // min-heap
-    std::vector<Candidate> candidates_;
-    size_t limit_ = 0;
+    void put(int64_t row, float lower, float upper) {
+        rows_[(size_t)size_] = row;
+        lower_[(size_t)size_] = lower;
+        upper_[(size_t)size_] = upper;
+    }
+
+    Index k_ = 0, size_ = 0, limit_ = 0;
+    float floor_ = -INFINITY;
+    std::vector<int64_t> rows_;
+    std::vector<float> lower_, upper_;
 };
 
 }  // namespace sona

@@ -97,55 +97,37 @@ sona::CodeBounds encode(const float* row, Index dim, int limit, int8_t* codes) {
     return {scale, sqrtf(vsum(lost)) * 1.0001f + 1e-6f};
 }
 
-// The hardware follows a stream only to the end of its page; asking this far ahead keeps DRAM busy.
-enum { AHEAD = 4096, LINE = 64 };
+// Codes that are a multiple of every STEP.
+enum { LINE = 64 };
 
+// Products with R rows that lie `apart`.
 template <int R>
-SONA_INLINE void dots_block(const int8_t* codes, Index width, const int8_t* query,
-                            int32_t excess, int32_t* out) {
+SONA_INLINE void dots_block(const int8_t* codes, Index apart, Index width, const int8_t* query,
+                            int32_t excess, int32_t* out, Index out_apart) {
     vi sum[R];
     SONA_UNROLL for (int r = 0; r < R; ++r) sum[r] = izero();
-    for (Index i = 0; i < width; i += LINE) {
-        SONA_UNROLL for (int r = 0; r < R; ++r) SONA_PREFETCH(codes + r * width + i + AHEAD);
+    for (Index i = 0; i < width; i += LINE)
         SONA_UNROLL for (int u = 0; u < LINE; u += STEP) {
             const vq q = iquery(query + i + u);
-            SONA_UNROLL for (int r = 0; r < R; ++r)
-                sum[r] = imul(sum[r], codes + r * width + i + u, q);
+            SONA_UNROLL for (int r = 0; r < R; ++r) sum[r] = imul(sum[r], codes + r * apart + i + u, q);
         }
-    }
-    SONA_UNROLL for (int r = 0; r < R; ++r) out[r] = isum(sum[r]) - excess;
+    SONA_UNROLL for (int r = 0; r < R; ++r) out[r * out_apart] = isum(sum[r]) - excess;
 }
 
+// The rows are read as four streams: the hardware follows one only to the end of its page, and
+// four of them keep DRAM busy while it finds the next.
 void dots(const int8_t* codes, Index n, Index width, const int8_t* query, int32_t* out) {
     int32_t excess = 0;
     for (Index i = 0; OFFSET && i < width; ++i) excess += OFFSET * query[i];
-    for (; n >= 4; n -= 4, codes += 4 * width, out += 4)
-        dots_block<4>(codes, width, query, excess, out);
-    for (; n; --n, codes += width, ++out) dots_block<1>(codes, width, query, excess, out);
-}
-
-Index sift(const int32_t* products, const float* scales, const float* errors, Index n,
-           float by_scale, float by_error, float threshold, int32_t* passed) {
-    Index found = 0;
-    const vf s = vset(by_scale), e = vset(by_error), t = vset(threshold);
-    Index i = 0;
-    for (; i + W <= n; i += W) {
-        const vf upper = vfma(vload(errors + i), e,
-                              vmul(vfrom_int(products + i), vmul(vload(scales + i), s)));
-        if (!vany_above(upper, t)) continue;
-        float value[W];
-        vstore(value, upper);
-        for (int lane = 0; lane < W; ++lane)
-            if (value[lane] > threshold) passed[found++] = (int32_t)(i + lane);
-    }
-    for (; i < n; ++i)
-        if ((float)products[i] * (scales[i] * by_scale) + errors[i] * by_error > threshold)
-            passed[found++] = (int32_t)i;
-    return found;
+    const Index quarter = n / 4;
+    for (Index i = 0; i < quarter; ++i)
+        dots_block<4>(codes + i * width, quarter * width, width, query, excess, out + i, quarter);
+    for (Index i = 4 * quarter; i < n; ++i)
+        dots_block<1>(codes + i * width, width, width, query, excess, out + i, 1);
 }
 }  // namespace
 
 namespace sona {
 extern const CodeKernels SONA_EXPORT(codes);
-const CodeKernels SONA_EXPORT(codes) = {encode, dots, sift};
+const CodeKernels SONA_EXPORT(codes) = {encode, dots};
 }  // namespace sona
