@@ -379,11 +379,10 @@ class SonaEngine:
         ShapeError, DTypeError, NonFiniteError
             If the embedding or a number is refused.
         """
-        x = _core.as_vector(embedding, self._dim, "embedding")
+        unit = _core.as_unit(embedding, self._dim, "embedding")
         names, prices = _candidates(routes, costs)
         cost_weight = check_number("cost_weight", cost_weight, 0.0, 1e12)
         n_patterns = check_count("n_patterns", n_patterns, 0)
-        unit = _core.unit_rows(x)
         adapted = self._adapt(unit) if n_patterns else None
         with self._lock:
             if prices is not None:
@@ -425,9 +424,9 @@ class SonaEngine:
         ShapeError, DTypeError, NonFiniteError, RangeError
             If an argument is refused.
         """
-        x = _core.as_vector(query, self._dim, "query")
+        unit = _core.as_unit(query, self._dim, "query")
         k = check_count("k", k)
-        adapted = self._adapt(_core.unit_rows(x))
+        adapted = self._adapt(unit)
         with self._lock:
             return self._queries.bank.search(adapted, k, note=self._enabled)
 
@@ -800,7 +799,9 @@ def _candidates(
     if routes is not None:
         if isinstance(routes, str):
             raise DTypeError(f"`routes` must be a sequence of strings; got {routes!r}")
-        names = [check_text("routes", name) for name in routes]
+        names = list(routes)
+        for name in names:
+            check_text("routes", name)
         if not names:
             raise RangeError("`routes` must name at least one route; got none")
         if len(set(names)) != len(names):

@@ -89,6 +89,23 @@ def test_largest_floats_and_denormals_pass(backend: ModuleType) -> None:
     assert backend.as_vector(extremes, 4, "x") is extremes
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.0, 1e30, 1e-30])
+def test_an_embedding_of_unit_length(
+    backend: ModuleType, dim: int, scale: float, rng: np.random.Generator
+) -> None:
+    vector = (scale * rng.standard_normal(dim)).astype(np.float32)
+    unit = backend.as_unit(vector, dim, "x")
+    assert unit is not vector
+    np.testing.assert_array_equal(unit, backend.unit_rows(vector))
+    np.testing.assert_array_equal(backend.as_unit(vector.tolist(), dim, "x"), unit)
+    for wrong in (np.inf, -np.inf, np.nan):
+        vector[-1] = wrong
+        with pytest.raises(NonFiniteError, match="`x` must be finite"):
+            backend.as_unit(vector, dim, "x")
+    with pytest.raises(ShapeError):
+        backend.as_unit(vector, dim + 1, "x")
+
+
 def test_unit_rows(backend: ModuleType, dim: int, rng: np.random.Generator) -> None:
     rows = rng.standard_normal((5, dim)).astype(np.float32)
     rows[1] = 0.0

@@ -101,7 +101,8 @@ class World:
         return backend.Outlook(**{**given, **RULE, **other})
 
     def expect(self, backend: ModuleType, k: int = 20, known: int = 4, **other: Any) -> Any:
-        return self.outlook(backend, k, known, **other).expect(self.points[3], nobody)
+        found = self.outlook(backend, k, known, **other).expect(self.points[3], nobody)
+        return tuple(np.array(numbers) for numbers in found)
 
     def looked_up(self, m: int = 6, k: int = 9) -> dict[str, Any]:
         rows = np.arange(m) * 3

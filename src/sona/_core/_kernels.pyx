@@ -198,6 +198,17 @@ def as_vector(x, dim, name):
     return arrays.as_vector(x, dim, name)
 
 
+def as_unit(x, dim, name):
+    cdef double length
+    if sona_is_ready(x, NPY_FLOAT32, 1) and sona_dim(x, 0) == <Py_ssize_t>dim > 0:
+        out = sona_new_like(x)
+        length = active().rows.unit(
+            <const float*>sona_data(x), sona_dim(x, 0), <float*>sona_data(out))
+        if length - length == 0.0:  # squares of float32 cannot overflow: every value is finite
+            return out
+    return unit_rows(arrays.as_vector(x, dim, name))
+
+
 def as_matrix(x, dim, name):
     cdef Py_ssize_t n, width
     if sona_is_ready(x, NPY_FLOAT32, 2):
@@ -725,15 +736,15 @@ cdef class Outlook:
         cdef int how
         cdef bint done
         cdef void* thread
+        cdef Py_ssize_t n_routes = self.native.n_routes, i
         if self.kept is None:
             raise TypeError("the outlook's __init__ was not called")
         if not (sona_is_ready(x, NPY_FLOAT32, 1) and sona_dim(x, 0) == self.native.dim):
             contracts.check_query(x, self.native.dim)
-        expected = sona_new(True, 0, self.native.n_routes, NPY_FLOAT64)
-        deviation = sona_new(True, 0, self.native.n_routes, NPY_FLOAT64)
-        means, deviations = <double*>sona_data(expected), <double*>sona_data(deviation)
-        scratch = sona_new(True, 0, found_scratch(self.native), NPY_FLOAT64)
-        found = found_in(self.native, <double*>sona_data(scratch))
+        scratch = sona_new(True, 0, 2 * n_routes + found_scratch(self.native), NPY_FLOAT64)
+        means = <double*>sona_data(scratch)
+        deviations = means + n_routes
+        found = found_in(self.native, deviations + n_routes)
         thread = release_gil(<double>self.native.n * self.native.dim)
         done = look(self.native, <const float*>sona_data(x), found)
         retake_gil(thread)
@@ -749,8 +760,10 @@ cdef class Outlook:
             raise MemoryError
         if how == UNKNOWN_ROUTE:
             whole = self.kept[3]
-            contracts.check_routes(whole[0, :self.native.n], self.native.n_routes)
-        return None if how == NOT_ASKED else (expected, deviation)
+            contracts.check_routes(whole[0, :self.native.n], n_routes)
+        if how == NOT_ASKED:
+            return None
+        return [means[i] for i in range(n_routes)], [deviations[i] for i in range(n_routes)]
 
 
 cdef bint are_neighbours(rows, near, similarities, whole, real):

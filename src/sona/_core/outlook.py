@@ -177,7 +177,7 @@ class Outlook:
 
     def expect(
         self, x: FloatArray, ask: Callable[[_Ints], object]
-    ) -> tuple[_Floats, _Floats] | None:
+    ) -> tuple[list[float], list[float]] | None:
         """Return expected quality and its standard deviation of each route for a query.
 
         Parameters
@@ -191,7 +191,7 @@ class Outlook:
         Returns
         -------
         (expected, deviation) or None
-            Each of shape (n_routes,); None where the model has nothing to say even then.
+            A number per route each; None where the model has nothing to say even then.
 
         Raises
         ------
@@ -244,7 +244,7 @@ class Outlook:
                 + trust * (1.0 - trust) * np.square(apart)
             )
             expected = expected - trust * apart
-        return _inside(expected, self._edge), np.sqrt(variance)
+        return _inside(expected, self._edge).tolist(), np.sqrt(variance).tolist()
 
 
 def _inside(expected: _Floats, edge: float) -> _Floats:

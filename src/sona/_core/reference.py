@@ -37,6 +37,7 @@ __all__ = [
     "RowCodes",
     "accumulate",
     "as_matrix",
+    "as_unit",
     "as_vector",
     "assign",
     "count_outcome",
@@ -249,6 +250,28 @@ def _narrow(rows: FloatArray, format: str) -> npt.NDArray[np.uint16]:
             return rows.astype(np.float16).view(np.uint16)
     bits = rows.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def as_unit(x: Any, dim: int, name: str) -> FloatArray:
+    """Return an embedding divided by its Euclidean length, as a new vector; zero stays zero.
+
+    Parameters
+    ----------
+    x : array_like of shape (dim,)
+    dim : int
+    name : str
+        What to call `x` in an error.
+
+    Returns
+    -------
+    ndarray of float32, shape (dim,)
+
+    Raises
+    ------
+    ShapeError, DTypeError, NonFiniteError
+        As :func:`as_vector`.
+    """
+    return unit_rows(as_vector(x, dim, name))
 
 
 def unit_rows(x: FloatArray) -> FloatArray:

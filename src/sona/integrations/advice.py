@@ -109,6 +109,7 @@ class Advisor:
         self.engine, self.embed = engine, embed
         self._explore = check_count("explore", explore, 0)
         self._known = {name: int(route.count) for name, route in engine.stats().routes.items()}
+        self._settled = {name for name, count in self._known.items() if count >= self._explore}
         self._cost_weight = check_number("cost_weight", cost_weight, 0.0, 1e12)
         self._latency_weight = check_number("latency_weight", latency_weight, 0.0, 1e12)
         self._weighs = self._cost_weight > 0.0 or self._latency_weight > 0.0
@@ -120,7 +121,7 @@ class Advisor:
 
     def choose(self, vector: ArrayLike, routes: Sequence[str]) -> str | None:
         """Return the best route for a query, or None while the engine is busy learning."""
-        explore = any(self._known.get(name, 0) < self._explore for name in routes)
+        explore = self._explore > 0 and not self._settled.issuperset(routes)
         costs = {name: self._expense(name) for name in routes} if self._weighs else None
         if not self._turn.acquire(timeout=_PATIENCE):
             return None
@@ -164,7 +165,9 @@ class Advisor:
                     trajectory = self.engine.begin_trajectory(vector)
                     trajectory.set_model_route(route)
                     self.engine.end_trajectory(trajectory, quality)
-                    self._known[route] = self._known.get(route, 0) + 1
+                    self._known[route] = known = self._known.get(route, 0) + 1
+                    if known >= self._explore:
+                        self._settled.add(route)
                     self.engine.tick()
                     self.engine.prepare()
             except Exception as error:

@@ -16,9 +16,10 @@ import itertools
 import random
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from sona import SonaEngine
 from sona.checks import check_quality
@@ -41,16 +42,14 @@ __all__ = ["SonaRouter"]
 _KEY = "sona_decision"
 
 
-@dataclass
-class _Asked:
+class _Asked(msgspec.Struct):
     """A request on its way, and the models that it has been sent to."""
 
     vector: ArrayLike
-    tried: set[str] = field(default_factory=set)
+    tried: set[str] = set()
 
 
-@dataclass
-class _Served:
+class _Served(msgspec.Struct):
     """A request that a model has answered; it is known by two names and judged once."""
 
     vector: ArrayLike
@@ -184,7 +183,27 @@ class SonaRouter(CustomLogger, CustomRoutingStrategyBase):
     ) -> list[Any]:
         """Keep the deployments of the best model; called by LiteLLM."""
         try:
-            return await self._narrowed(healthy_deployments, messages, request_kwargs)
+            request = {} if request_kwargs is None else request_kwargs
+            metadata = request.get("litellm_metadata") or request.setdefault("metadata", {})
+            text = _text(messages)
+            by_model: dict[str, list[Any]] = {}
+            for one in healthy_deployments:
+                by_model.setdefault(str(one["litellm_params"]["model"]), []).append(one)
+            if not text or len(by_model) < 2:
+                return healthy_deployments
+            routes = list(by_model)
+            name = metadata.get(_KEY)
+            asked = None if name is None else self._asked.get(name)
+            if asked is None:
+                made: Any = self._advisor.embed(text)
+                asked = _Asked(await made if hasattr(made, "__await__") else made)
+                metadata[_KEY] = name = f"{self._prefix}-{next(self._numbers)}"
+                self._asked.put(name, asked)
+            else:  # the first try has failed
+                asked.tried.add(str(metadata.get("deployment")))
+                routes = [model for model in routes if model not in asked.tried]
+            route = self._advisor.choose(asked.vector, routes) if routes else None
+            return healthy_deployments if route is None else by_model[route]
         except Exception as error:
             self._advisor.failed(error)
             return healthy_deployments
@@ -211,29 +230,6 @@ class SonaRouter(CustomLogger, CustomRoutingStrategyBase):
     def get_available_deployment(self, *args: Any, **kwargs: Any) -> Any:
         """Pick a deployment in a synchronous call; called by LiteLLM after :meth:`install`."""
         return _waiting.run(self.async_get_available_deployment(*args, **kwargs))
-
-    async def _narrowed(
-        self, healthy: list[Any], messages: Any, request: dict[str, Any] | None
-    ) -> list[Any]:
-        request = {} if request is None else request
-        metadata = request.get("litellm_metadata") or request.setdefault("metadata", {})
-        text = _text(messages)
-        models = [_route(one) for one in healthy]
-        if not text or len(set(models)) < 2:
-            return healthy
-        asked = self._asked.get(metadata.get(_KEY))
-        if asked is None:
-            made = self._advisor.embed(text)
-            asked = _Asked(await made if isinstance(made, Awaitable) else made)
-            metadata[_KEY] = key = f"{self._prefix}-{next(self._numbers)}"
-            self._asked.put(key, asked)
-        else:  # the first try has failed
-            asked.tried.add(str(metadata.get("deployment")))
-        routes = [model for model in dict.fromkeys(models) if model not in asked.tried]
-        route = self._advisor.choose(asked.vector, routes) if routes else None
-        if route is None:
-            return healthy
-        return [one for one, model in zip(healthy, models, strict=True) if model == route]
 
     # Learning
 
@@ -285,10 +281,6 @@ class SonaRouter(CustomLogger, CustomRoutingStrategyBase):
         for request_id in (getattr(response, "id", None), kwargs.get("litellm_call_id")):
             if isinstance(request_id, str):
                 self._served.put(request_id, served)
-
-
-def _route(deployment: Mapping[str, Any]) -> str:
-    return str(deployment["litellm_params"]["model"])
 
 
 def _decision(kwargs: Mapping[str, Any]) -> tuple[object, str | None]:

@@ -236,7 +236,7 @@ class PatternIndex:
 
     def _unit(self, x: npt.ArrayLike, name: str) -> FloatArray:
         if _core.dimensions(x, name) == 1:
-            return _core.unit_rows(_core.as_vector(x, self._dim, name))
+            return _core.as_unit(x, self._dim, name)
         return _core.unit_rows(_core.as_matrix(x, self._dim, name))
 
     def _find(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ from sona.learning.outcome import PRIOR_OUTCOMES, OutcomeModel, Points
 from sona.learning.selectivity import Selectivity
 from sona.learning.sketch import Sketch
 from sona.learning.stored import require_stored, stored
-from sona.types import FloatArray
+from sona.types import FloatArray, Record
 
 __all__ = ["Choice", "Router"]
 
@@ -77,7 +77,7 @@ _EDGE = 0.05
 _HANDED_ON = 4_096
 
 
-class Choice(NamedTuple):
+class Choice(Record, frozen=True, eq=True):
     """A route and the reasons for it.
 
     Attributes
@@ -259,6 +259,14 @@ class Router:
         )
         return outlook
 
+    def _foreseen(self, embedding: FloatArray) -> tuple[list[float], list[float]]:
+        """As :meth:`expect`, as numbers."""
+        outlook = self._outlook or self._look_ahead()
+        found = outlook.expect(embedding, self._ask_model)
+        if found is not None:
+            return found
+        raise NonFiniteError("the router's model must be finite; it says nothing of some outcomes")
+
     def _look_up(self) -> None:
         """Let memory, model and selectivity be judged by the outcomes that wait for it."""
         if not self._waiting:
@@ -331,11 +339,8 @@ class Router:
         -------
         expected, deviation : ndarray of shape (len(routes),), float64
         """
-        outlook = self._outlook or self._look_ahead()
-        found = outlook.expect(embedding, self._ask_model)
-        if found is not None:
-            return found
-        raise NonFiniteError("the router's model must be finite; it says nothing of some outcomes")
+        means, doubts = self._foreseen(embedding)
+        return np.array(means), np.array(doubts)
 
     def decide(
         self,
@@ -370,34 +375,29 @@ class Router:
         RangeError
             If there is no candidate.
         """
-        names = list(self._number if routes is None else routes)
-        if not names:
+        number = self._number
+        means, doubts = self._foreseen(embedding)
+        expected: dict[str, float] = {}
+        uncertainty: dict[str, float] = {}
+        for name in number if routes is None else routes:
+            if name in number:
+                expected[name], uncertainty[name] = means[number[name]], doubts[number[name]]
+            else:
+                expected[name], uncertainty[name] = self._stranger()
+        if not expected:
             raise RangeError("`routes` must name at least one route; none was observed so far")
-        everything, doubts = (numbers.tolist() for numbers in self.expect(embedding))
-        numbers = [self._number.get(name, -1) for name in names]
-        if min(numbers) < 0:  # the last entry is that of a stranger
-            stranger, strange = self._stranger()
-            everything, doubts = [*everything, stranger], [*doubts, strange]
-        expected = [everything[number] for number in numbers]
-        deviation = [doubts[number] for number in numbers]
-        utility = expected
+        utility = list(expected.values())
         if costs is not None and cost_weight != 0.0:
-            prices = [cost_weight * costs.get(name, 0.0) for name in names]
-            utility = [worth - price for worth, price in zip(expected, prices, strict=True)]
+            utility = [worth - cost_weight * costs.get(n, 0.0) for n, worth in expected.items()]
         best = chosen = utility.index(max(utility))
         if explore:
             rng = self._rng if note else copy.deepcopy(self._rng)
             drawn = [
-                self._levels.at_stake(number, doubt) if number >= 0 else doubt
-                for number, doubt in zip(numbers, deviation, strict=True)
+                self._levels.at_stake(number[name], doubt) if name in number else doubt
+                for name, doubt in uncertainty.items()
             ]
             chosen = int(rng.normal(utility, drawn).argmax())
-        return Choice(
-            names[chosen],
-            dict(zip(names, expected, strict=True)),
-            dict(zip(names, deviation, strict=True)),
-            chosen != best,
-        )
+        return Choice(list(expected)[chosen], expected, uncertainty, chosen != best)
 
     def handed_on(self, only: NDArray[np.bool_] | None = None) -> Router:
         """Return what a new agent starts with: the model, and a sample of the memory.
