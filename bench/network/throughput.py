@@ -2,11 +2,12 @@
 
     python -m bench.network.throughput [--agents 1000] [--rows 100] [--dim 384] [--folder DIR]
 
-Each agent opens a link of its own to a coordinator process, hands in and leaves; 32 at a time.
-The coordinator commits and acknowledges, and learns later. Beside it: the same bytes put into a
-store of the same class on the same disk, one transaction each, one after the other, in this
-process; they are parsed, named and judged before its clock starts, so it does nothing but write.
-Asserts that every export was acknowledged and is stored, and prints both rates.
+32 agents at a time hand in to a coordinator process, which commits and acknowledges, and learns
+later. Once over the link that their host keeps open, once each over a link of its own, opened for
+one export and closed again. Beside it: the same bytes put into a store of the same class on the
+same disk, one transaction each, one after the other, in this process; they are parsed, named and
+judged before its clock starts, so it does nothing but write. Asserts that every export was
+acknowledged and is stored, and prints the rates.
 """
 
 from __future__ import annotations
@@ -61,16 +62,21 @@ def direct(made: list[AgentExport], path: Path, dim: int) -> float:
     return rate
 
 
-def networked(made: list[AgentExport], path: Path, dim: int) -> float:
-    """Exports a second, each acknowledged to an agent that has a link of its own."""
+def networked(made: list[AgentExport], path: Path, dim: int, *, shared: bool) -> float:
+    """Exports a second, each acknowledged; over one link or over as many as there are agents."""
     where = free_endpoint()
     process = NodeProcess("coordinator", "--listen", where, store=path, dim=dim)
 
-    def agent(export: AgentExport) -> bool:
-        with Link(where, export.agent_id, security=Security.off(), wait_s=300.0) as link:
-            return link.submit(export).duplicate
+    def link_of(name: str) -> Link:
+        return Link(where, name, security=Security.off(), wait_s=300.0)
 
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    def agent(export: AgentExport) -> bool:
+        if shared:
+            return host.submit(export).duplicate
+        with link_of(export.agent_id) as own:
+            return own.submit(export).duplicate
+
+    with ThreadPoolExecutor(AT_A_TIME) as pool, link_of("host") as host:
         began = time.perf_counter()
         assert not any(pool.map(agent, made))
         rate = len(made) / (time.perf_counter() - began)
@@ -91,17 +97,24 @@ def main() -> None:
     made = exports(args.agents, args.rows, args.dim)
     size = len(made[0].to_bytes())
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        # Half before and half after, for a disk that others use has no one speed.
-        half = len(made) // 2
-        before = direct(made[:half], Path(folder, "before.db"), args.dim)
-        over_network = networked(made, Path(folder, "network.db"), args.dim)
-        after = direct(made[half:], Path(folder, "after.db"), args.dim)
-    written = 2.0 / (1.0 / before + 1.0 / after)
+        # A third before, between and after, for a disk that others use has no one speed.
+        third = len(made) // 3
+        parts = [made[:third], made[third : 2 * third], made[2 * third :]]
+        paces = [1.0 / direct(parts[0], Path(folder, "0.db"), args.dim)]
+        over_host = networked(made, Path(folder, "host.db"), args.dim, shared=True)
+        paces.append(1.0 / direct(parts[1], Path(folder, "1.db"), args.dim))
+        over_own = networked(made, Path(folder, "own.db"), args.dim, shared=False)
+        paces.append(1.0 / direct(parts[2], Path(folder, "2.db"), args.dim))
+    written = len(paces) / sum(paces)
     print(f"{args.agents} exports of {size} bytes, all acknowledged and stored")
-    print(f"direct:  {written:7.1f} exports/s  {written * size / 1e6:6.1f} MB/s", end="")
-    print(f"  ({before:.1f} before, {after:.1f} after)")
-    print(f"network: {over_network:7.1f} exports/s  {over_network * size / 1e6:6.1f} MB/s")
-    print(f"ratio:   {over_network / written:.2f}")
+    for name, rate in (
+        ("direct", written),
+        ("one link of their host", over_host),
+        ("a link for each agent", over_own),
+    ):
+        print(f"{name:23s} {rate:7.1f} exports/s  {rate * size / 1e6:6.1f} MB/s", end="")
+        print(f"  {rate / written:.2f} of direct")
+    print("direct, before, between and after:", [round(1.0 / pace, 1) for pace in paces])
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from sona.config import SonaConfig
 from sona.engine import SonaEngine
 from sona.errors import DTypeError, RangeError, ShapeError, StoreError
 from sona.federated import trust
+from sona.federated.changes import Held
 from sona.federated.export import AgentExport
 from sona.federated.learner import Learner
 from sona.federated.merge import Ledger
@@ -212,11 +213,12 @@ class FederatedCoordinator:
         except (ShapeError, RangeError) as error:
             self._refuse(export, str(error), strike=isinstance(error, RangeError))
             raise
-        ruling, sequence = self._store.put(judged)
+        ruling, held = self._store.put(judged)
         if learn:
-            self._learner.catch_up({sequence: (export, judged.valid)})
+            at_hand = {} if held is None else {held.sequence: (export, judged.valid)}
+            self._learner.catch_up(at_hand)
         else:
-            self._learner.note(sequence or None)
+            self._learner.note([] if held is None else [held])
         due = learn and consolidate and ruling != "withdrawn"
         consolidated = due and self._learner.tick(on_time=False) is not None
         return self._outcome(judged, ruling, consolidated)
@@ -244,7 +246,7 @@ class FederatedCoordinator:
         """
         out = [self._shut_out(one.export) for one in judged]
         told = self._store.put_all([one for one, shut in zip(judged, out, strict=True) if not shut])
-        self._learner.note(max((s[1] for s in told if isinstance(s, tuple)), default=0) or None)
+        self._learner.note([s[1] for s in told if isinstance(s, tuple) and s[1] is not None])
         rest = iter(told)
         return [
             self._turn_away(one.export) if shut else self._outcome_or_error(one, next(rest))
@@ -533,7 +535,7 @@ class FederatedCoordinator:
         return self._result(export, ruling, judged.summary.accepted, reasons, consolidated)
 
     def _outcome_or_error(
-        self, judged: Judged, told: tuple[str, int] | StoreError
+        self, judged: Judged, told: tuple[str, Held | None] | StoreError
     ) -> AggregationResult | StoreError:
         return told if isinstance(told, StoreError) else self._outcome(judged, told[0])
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from sona.federated.changes import Held
 from sona.federated.database import Run
 from sona.federated.export import AgentExport
 from sona.federated.merge import Session, Stamp, ruling
@@ -67,13 +68,13 @@ def place(run: Run, session: Session, held: Stamp | None, stamp: Stamp, summary:
     _insert(run, "sessions", [(*session, sequence, *stamp, now_ms(), summary)])
 
 
-def put_all(run: Run, puts: Sequence[Judged]) -> list[tuple[str, int]]:
+def put_all(run: Run, puts: Sequence[Judged]) -> list[tuple[str, Held | None]]:
     """Decide about exports, one after the other, and write them and what was decided.
 
     Returns
     -------
-    list of (str, int)
-        For each the ruling, and the sequence number of the change; 0 where nothing changed.
+    list of (str, Held or None)
+        For each the ruling, and the change; None where nothing changed.
     """
     return list(chain.from_iterable(_put(run, some) for some in _apart(puts)))
 
@@ -123,7 +124,7 @@ def _apart(puts: Sequence[Judged]) -> Iterator[Sequence[Judged]]:
         yield puts[begin:]
 
 
-def _put(run: Run, puts: Sequence[Judged]) -> list[tuple[str, int]]:
+def _put(run: Run, puts: Sequence[Judged]) -> list[tuple[str, Held | None]]:
     """Write exports of different sessions, each kind of row with one statement."""
     agents = [one.export.agent_id for one in puts]
     sessions = [one.export.session for one in puts]
@@ -151,25 +152,29 @@ def _put(run: Run, puts: Sequence[Judged]) -> list[tuple[str, int]]:
     for i in placed:
         if sessions[i] in held:
             _clear(run, sessions[i])
-    sequences = dict(zip(placed, _next(run, len(placed)), strict=True))
+    changes = {
+        i: Held(sessions[i], stamps[i], sequence, puts[i].summary if taken[i] else None)
+        for i, sequence in zip(placed, _next(run, len(placed)), strict=True)
+    }
     now = now_ms()
     _insert(
         run,
         "sessions",
         [
             (
-                *sessions[i],
-                sequences[i],
-                *stamps[i],
-                now,
-                msgspec.json.encode(puts[i].summary) if taken[i] else b"",
+                *(*one.session, one.sequence, *one.stamp, now),
+                b"" if one.summary is None else msgspec.json.encode(one.summary),
             )
-            for i in placed
+            for one in changes.values()
         ],
     )
-    _insert(run, "bodies", [(sequences[i], puts[i].export.to_bytes()) for i in placed if taken[i]])
+    _insert(
+        run,
+        "bodies",
+        [(one.sequence, puts[i].export.to_bytes()) for i, one in changes.items() if taken[i]],
+    )
     audit(run, [(one.export, what, one.reasons) for one, what in zip(puts, decided, strict=True)])
-    return [(what, sequences[i] if taken[i] else 0) for i, what in enumerate(decided)]
+    return [(what, changes.get(i)) for i, what in enumerate(decided)]
 
 
 def _clear(run: Run, session: Session) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sona.config import SonaConfig
 from sona.errors import FormatError, RangeError, SonaError, StoreError
 from sona.federated import trust
+from sona.federated.changes import Changes, Held
 from sona.federated.export import AgentExport
 from sona.federated.knowledge import Knowledge, learn
 from sona.federated.merge import Ledger, Session
@@ -137,16 +138,16 @@ class Learner:
 
     # Following the store
 
-    def note(self, sequence: int | None = None) -> None:
+    def note(self, written: Sequence[Held] = ()) -> None:
         """Take notice of what happened in the store; what there is to learn waits.
 
-        With `sequence`, at least up to that change. Consolidates where something was withdrawn:
-        only learning anew takes its influence out.
+        With what this process has `written`, at least of that, in order of sequence. Consolidates
+        where something was withdrawn: only learning anew takes its influence out.
         """
         with self.lock:
-            if sequence is not None and sequence <= self.roster.sequence:
+            if written and written[-1].sequence <= self.roster.sequence:
                 return  # who was committed together with it has noted it
-            arrivals = self.roster.apply(self.store.changes(self.roster.sequence))
+            arrivals = self.roster.apply(self._changes(written))
             self._withdrawals += arrivals.withdrawn
             self._arrived.update(arrivals.sequences)
             learned = self._knowledge is not None
@@ -155,6 +156,14 @@ class Learner:
                 self._waiting.update(arrivals.sequences)
         if arrivals.withdrawn and learned:
             self.consolidate()
+
+    def _changes(self, written: Sequence[Held]) -> Changes:
+        """Return what happened since the roster was last brought up."""
+        after = self.roster.sequence
+        last = after + len(written)
+        if written and [one.sequence for one in written] == [*range(after + 1, last + 1)]:
+            return Changes(last, {}, list(written))  # nobody else has written meanwhile
+        return self.store.changes(after)
 
     def catch_up(
         self, at_hand: Mapping[int, _Screened] | None = None, seconds: float | None = None

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sona.federated.changes import Changes
 from sona.federated.merge import Ledger, Session, Stamp
 from sona.federated.records import AgentContribution, Summary
-from sona.federated.store import Changes
 
 __all__ = ["Arrivals", "Roster"]
 

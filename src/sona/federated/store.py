@@ -15,13 +15,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
-from typing import NamedTuple
 
 import msgspec
 
 from sona import wire
 from sona.errors import FormatError, StoreError
 from sona.federated import entries
+from sona.federated.changes import Changes, Held
 from sona.federated.database import Database
 from sona.federated.export import AgentExport
 from sona.federated.merge import Session, Stamp
@@ -29,46 +29,9 @@ from sona.federated.records import Decision, Snapshot, Summary
 from sona.federated.together import Together
 from sona.federated.trust import Judged
 
-__all__ = ["Changes", "Held", "Store", "open_store"]
+__all__ = ["Store", "open_store"]
 
 _log = logging.getLogger(__name__)
-
-
-class Held(NamedTuple):
-    """One session as the store describes it.
-
-    Attributes
-    ----------
-    session, stamp
-        See :mod:`sona.federated.merge`.
-    sequence : int
-        Number of the change that wrote it.
-    summary : Summary or None
-        None for a session that is only known to be withdrawn.
-    """
-
-    session: Session
-    stamp: Stamp
-    sequence: int
-    summary: Summary | None
-
-
-class Changes(NamedTuple):
-    """What happened in the store after some sequence number.
-
-    Attributes
-    ----------
-    sequence : int
-        The last number.
-    agents : dict of str to (int, int)
-        Epoch and strikes of agents that changed.
-    sessions : list of Held
-        Sessions that changed, in order of sequence.
-    """
-
-    sequence: int
-    agents: dict[str, tuple[int, int]]
-    sessions: list[Held]
 
 
 class Store:
@@ -101,15 +64,15 @@ class Store:
 
     # Exports
 
-    def put(self, judged: Judged) -> tuple[str, int]:
+    def put(self, judged: Judged) -> tuple[str, Held | None]:
         """Commit an export and what was decided about it.
 
         Returns
         -------
         ruling : str
             See :func:`~sona.federated.merge.ruling`.
-        sequence : int
-            Number of the change; 0 where nothing changed.
+        held : Held or None
+            The change; None where nothing changed.
 
         Raises
         ------
@@ -118,7 +81,7 @@ class Store:
         """
         return self._together.commit(lambda run: entries.put_all(run, [judged]))[0]
 
-    def put_all(self, judged: Sequence[Judged]) -> list[tuple[str, int] | StoreError]:
+    def put_all(self, judged: Sequence[Judged]) -> list[tuple[str, Held | None] | StoreError]:
         """Commit several exports with one transaction, as :meth:`put` each of them.
 
         One that cannot be committed spoils no other: its error stands in its place.

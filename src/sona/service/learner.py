@@ -16,6 +16,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -71,10 +72,13 @@ class Lesson(msgspec.Struct, frozen=True):
 
 
 class _Pupil:
-    """One tenant's coordinator in this process."""
+    """One tenant's coordinator in this process; `give_way` is told how much it may yield."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, give_way: Callable[[bool], None] = lambda wholly: None
+    ) -> None:
         self._name = name
+        self._give_way = give_way
         self._target = folder / PUBLISHED
         config = wire.decoder(SonaConfig).decode((folder / CONFIG).read_bytes())
         self._coordinator = FederatedCoordinator(name, config, store=os.fspath(folder / STORE))
@@ -82,6 +86,7 @@ class _Pupil:
         self._next = 0.0
         self._unlearned = 0
         self._came = 0.0  # when exports were last seen to come
+        self._learned = time.monotonic()  # when all that had come was last seen to be
         self._due: float | None = None  # since when a consolidation is
 
     @property
@@ -110,10 +115,14 @@ class _Pupil:
     def look(self) -> Lesson:
         coordinator = self._coordinator
         self._look_for_news()
-        if self._held == 0.0:
+        consolidating = self._held == 0.0
+        if consolidating:
             self._due = None
         else:
             coordinator.consolidation_interval = _NEVER
+        # A consolidation writes to the store, and whoever writes keeps others from it.
+        late = time.monotonic() - self._learned > _PATIENCE_SECONDS
+        self._give_way(not consolidating and not late)
         result = coordinator.tick(_SLICE_SECONDS)
         self._look_for_news()
         if result is not None:
@@ -130,6 +139,8 @@ class _Pupil:
         self._unlearned = coordinator.unlearned
         if self._unlearned > unlearned:
             self._came = time.monotonic()
+        if not unlearned or not self._unlearned:
+            self._learned = time.monotonic()
         share = int(_NEW_SHARE * coordinator.agent_count)
         coordinator.consolidation_interval = max(_NEW_AGENTS, share)
         if not coordinator.due:
@@ -157,6 +168,7 @@ def main() -> None:
     root = parser.parse_args().folder / TENANTS
     if hasattr(os, "nice"):
         os.nice(10)
+    _give_way(True)
     news: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(news,), daemon=True).start()
     pupils: dict[str, _Pupil] = {}
@@ -170,12 +182,22 @@ def main() -> None:
         for name in sorted(names):
             try:
                 if name not in pupils:
-                    pupils[name] = _Pupil(root / name, name)
+                    pupils[name] = _Pupil(root / name, name, _give_way)
                 lesson = pupils[name].look()
             except (SonaError, OSError, MemoryError, msgspec.DecodeError) as error:
                 lesson = Lesson(name, fault=str(error))
             print(msgspec.json.encode(lesson).decode(), flush=True)
         names = {name for name, pupil in pupils.items() if pupil.wait == 0.0}
+
+
+def _give_way(wholly: bool) -> None:
+    """Take only what nobody else wants of the processors; or a small share all the same.
+
+    Where a processor is shared by niceness alone, who wakes up to answer waits until the learner
+    has had its turn of milliseconds.
+    """
+    if hasattr(os, "SCHED_IDLE"):  # Linux
+        os.sched_setscheduler(0, os.SCHED_IDLE if wholly else os.SCHED_BATCH, os.sched_param(0))
 
 
 def _listen(news: queue.SimpleQueue[str]) -> None:

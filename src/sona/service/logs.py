@@ -12,6 +12,7 @@ import msgspec
 __all__ = ["decided", "start_logging"]
 
 _log = logging.getLogger("sona.service")
+_ENCODER = msgspec.json.Encoder(enc_hook=str)
 
 
 def decided(event: str, facts: dict[str, Any] | None = None, level: int = logging.INFO) -> None:
@@ -49,4 +50,4 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return _ENCODER.encode(line).decode()
