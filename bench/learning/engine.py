@@ -34,6 +34,8 @@ MEASURES = ("route", "pattern", "micro", "base", "both")
 PLAN: list[tuple[str, str, dict[str, float]]] = [
     ("cycles never", "never", {}),
     ("cycles by tick()", "tick", {}),
+    ("by tick(), micro off", "tick", {"micro_lora_lr": 0.0}),
+    ("by tick(), base off", "tick", {"base_lora_lr": 0.0}),
     ("cycles every 1,000", "force", {}),
     ("every 1,000, micro off", "force", {"micro_lora_lr": 0.0}),
     ("every 1,000, base off", "force", {"base_lora_lr": 0.0}),
@@ -59,10 +61,11 @@ def run(
     shots: int | None,
     cycles: str,
     settings: dict[str, float],
+    rank: int = 16,
     shuffle: bool = False,
 ) -> list[float]:
     """Return the accuracy of every measure."""
-    config = SonaConfig(hidden_dim=t.centroids.shape[1], base_lora_rank=16, seed=seed, **settings)  # type: ignore[arg-type]
+    config = SonaConfig(hidden_dim=t.centroids.shape[1], base_lora_rank=rank, seed=seed, **settings)  # type: ignore[arg-type]
     engine = SonaEngine(config)
     rng = np.random.default_rng(seed)
     bank = examples(data, shots, np.random.default_rng(seed))
@@ -96,6 +99,7 @@ def main() -> None:
     add_data_options(parser)
     parser.add_argument("--shots", type=int, default=5, help="examples per label; 0: all")
     parser.add_argument("--outcomes", type=int, default=5_000)
+    parser.add_argument("--rank", type=int, default=16, help="of base-LoRA")
     parser.add_argument("--row", choices=[name for name, _, _ in PLAN], help="only this row")
     parser.add_argument("--shuffled", action="store_true", help="outcomes permuted across queries")
     args = parser.parse_args()
@@ -108,16 +112,16 @@ def main() -> None:
     for name, cycles, settings in PLAN:
         if args.row in (None, name):
             runs = [
-                run(data, t, seed, shots, cycles, settings, args.shuffled)
+                run(data, t, seed, shots, cycles, settings, args.rank, args.shuffled)
                 for seed, t in enumerate(tasks)
             ]
             results[name] = np.array(runs)
             cells = [mean_and_spread(list(column)) for column in results[name].T]
             print(f"{name:28s}" + "".join(f"{cell:>16s}" for cell in cells), flush=True)
-    full = results.get("cycles every 1,000")
-    for name, values in results.items():
-        if full is not None and "off" in name:
-            change = (values - full).T
+    whole = {cycles: name for name, cycles, settings in PLAN if not settings}
+    for name, cycles, settings in PLAN:
+        if settings and {name, whole[cycles]} <= results.keys():
+            change = (results[name] - results[whole[cycles]]).T
             cells = [f"{column.mean():+.3f} ± {column.std():.3f}" for column in change]
             print(f"{'change: ' + name:28s}" + "".join(f"{c:>16s}" for c in cells))
     if args.plot:

@@ -170,6 +170,32 @@ def test_an_honest_fleet_is_left_alone_whatever_its_luck():
     assert lost <= 3  # of 300
 
 
+def test_who_explores_is_not_taken_for_a_liar():
+    """Where most know which route suits a request, it fails for those who try all of them."""
+    topics, config = 8, CONFIG.replace(hidden_dim=16)
+    axes = np.eye(16)
+
+    def session(number, explores):
+        rng = np.random.default_rng(number)
+        mine, rows = rng.permutation(topics)[:4], []
+        for i in range(60):
+            # On two topics, two kinds so much alike that they share a cell.
+            topic = int(rng.choice(mine))
+            kind = int(rng.integers(2)) if topic < 2 else topic % 2
+            x = axes[topic] + 0.05 * (2 * kind - 1) * axes[8] + 0.02 * rng.standard_normal(16)
+            tried = kind ^ int(rng.random() < (0.5 if explores else 0.1))
+            quality = float(rng.random() < (0.9 if tried == kind else 0.2))
+            rows.append(TrajectoryExport(x, quality, ROUTES[tried], (), 1_000 + i))
+        return AgentExport(f"agent-{number}", rows, None, 500, 2_000)
+
+    coord = FederatedCoordinator("c", config)
+    for number in range(40):
+        coord.aggregate(session(number, explores=number < 6), learn=False)
+    coord.force_consolidate()
+    assert dropped(coord) == set()
+    assert coord.reputation["agent-0"].judged > 30
+
+
 def test_with_many_routes_who_says_the_opposite_is_told_by_what_requests_are_hard():
     """Few agents meet on a route in a cell; a consensus of routes plus cells judges them still."""
     evidence = Evidence(SphericalKMeans(8, seed=0).fit(AXES))

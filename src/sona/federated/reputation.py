@@ -4,13 +4,14 @@ Requests are put into some coarse cells. In each cell every agent has one vote p
 of what it saw there, however often it says so; the consensus is their trimmed mean where enough
 agents saw the route in the cell. Elsewhere it is what the route is worth everywhere and what the
 cell is worth on every route, added up: with many routes few agents meet on each, yet all of them
-know which requests are hard. An agent is measured against the consensus in three ways. How far
-its outcomes are from it, in units of what chance alone would do: over all cells (*error*, its
-Brier score against the expected one) and on average, per route and over all (*bias*). And how
-much likelier the opposite of what it says is than what it says (*opposed*), which tells even a
-handful of outcomes. Whoever is beyond a limit is left out of the next consolidation, at most 40 %
-of all. Whoever floods a route, reporting it several times as often as is usual beside other
-routes, is heard there with no more outcomes than a typical agent: with many routes a few who
+know which requests are hard. How far such sums miss what was seen, and how far agents differ
+within a cell, is estimated: both surprise nobody. An agent is measured against the consensus in
+three ways. How far its outcomes are from it, in units of what chance alone would do: over all
+cells (*error*, its Brier score against the expected one) and on average, per route and over all
+(*bias*). And how much likelier the opposite of what it says is than what it says (*opposed*), which
+tells even a handful of outcomes. Whoever is beyond a limit is left out of the next consolidation,
+at most 40 % of all. Whoever floods a route, reporting it several times as often as is usual beside
+other routes, is heard there with no more outcomes than a typical agent: with many routes a few who
 speak of nothing else would be the majority on one of them.
 
 Agreement has to be thick: routes and cells that few agents saw judge nobody, and in a fleet of
@@ -53,6 +54,8 @@ _AT_MOST = 0.4
 _FLOOD = 3.0
 # Outcomes by which a cell's consensus is pulled toward the sum of route and cell, and odds to even.
 _SHRINK = 5.0
+# Variance of one outcome where the consensus is certain.
+_LEAST_CHANCE = 0.02
 
 
 class Verdict(NamedTuple):
@@ -131,18 +134,16 @@ def judge(evidence: Evidence | None, verbose: Collection[str] = ()) -> Verdict:
 def _measure(votes: Votes, trusted: NDArray[np.bool_]) -> dict[str, Standing]:
     """Hold every agent against the consensus of the trusted ones."""
     n = len(votes.agents)
-    consensus, mass = _consensus(votes, trusted[votes.agent])
+    consensus, mass, misses = _consensus(votes, trusted[votes.agent])
     thick = mass > 0.0
-    agent, route, mass = votes.agent[thick], votes.route[thick], mass[thick]
+    agent, route, mass, misses = votes.agent[thick], votes.route[thick], mass[thick], misses[thick]
     count, mean, consensus = votes.outcomes[thick], votes.mean[thick], consensus[thick]
     # Chance moves the mean of a few outcomes, and the consensus too where few stand behind it.
-    chance = np.maximum(consensus * (1.0 - consensus), 0.02)
-    noise, gap = chance * (1.0 + count / mass), mean - consensus
+    chance = np.maximum(consensus * (1.0 - consensus), _LEAST_CHANCE)
+    noise, gap = chance * (1.0 + count / mass) + count * misses, mean - consensus
+    noise += count * _unlike(agent, route, gap**2 - noise / count, trusted[agent])[route]
     judged = np.bincount(agent, count, n)
     known = judged >= _JUDGED
-    # What agents meet within one cell differs too: by as much as it does for the median agent.
-    unlike = np.bincount(agent, count * gap**2 - noise, n)[known] / judged[known]
-    noise += count * max(float(np.median(unlike)) if len(unlike) else 0.0, 0.0)
     # The square of a binomial's deviation scatters otherwise than that of a normal one.
     scatter = 2.0 + (1.0 - 6.0 * chance) / (count * chance) * (chance / noise) ** 2
     error: _Floats = _surprise(
@@ -177,6 +178,18 @@ def _measure(votes: Votes, trusted: NDArray[np.bool_]) -> dict[str, Standing]:
     }
 
 
+def _unlike(agent: _Ints, route: _Ints, excess: _Floats, trusted: NDArray[np.bool_]) -> _Floats:
+    """How far agents' means of a route differ within cells beyond chance: a variance per route.
+
+    What agents meet within one cell differs, and what they try there: who explores sees a route
+    fail where nobody who knows better takes it. Every trusted agent has one voice per route.
+    """
+    voice = agent * (route.max(initial=0) + 1) + route
+    weight = trusted / np.bincount(voice)[voice]
+    voices = np.maximum(np.bincount(route, weight), 1e-12)
+    return np.maximum(np.bincount(route, weight * excess) / voices, 0.0)
+
+
 def _shares(votes: Votes, trusted: NDArray[np.bool_]) -> dict[tuple[str, str], float]:
     """Which trusted agents flood a route, and the share of it that a typical one reports."""
     n = len(votes.agents)
@@ -196,22 +209,32 @@ def _shares(votes: Votes, trusted: NDArray[np.bool_]) -> dict[tuple[str, str], f
     return shares
 
 
-def _consensus(votes: Votes, heard: NDArray[np.bool_]) -> tuple[_Floats, _Floats]:
-    """Per vote: the consensus of its cell and route, and its mass; none where it judges nobody.
+def _consensus(votes: Votes, heard: NDArray[np.bool_]) -> tuple[_Floats, _Floats, _Floats]:
+    """Per vote: the consensus of its cell and route, its mass, and the variance it has besides.
 
-    Where enough agents saw a route in a cell it is their trimmed mean, elsewhere the sum of both.
+    Where enough agents saw a route in a cell it is their trimmed mean, elsewhere the sum of both,
+    as far as such a sum tells what agents saw in other cells. No mass judges nobody.
     """
     level, shift, mass = _levels(votes, heard)
-    consensus = np.clip(level[votes.route] + shift[votes.cell], 0.0, 1.0)
+    added = np.clip(level[votes.route] + shift[votes.cell], 0.0, 1.0)
+    consensus, few = added.copy(), np.ones(len(added), np.bool_)
+    weights, excess = [0.0], [0.0]
     for here in _groups(votes.route * CELLS + votes.cell):
         told = here[heard[here]]
+        if not len(told):
+            continue
+        outcomes, guess = votes.outcomes[told].sum(), added[here[0]]
+        apart = (votes.outcomes[told] * votes.mean[told]).sum() / outcomes - guess
+        weights.append(outcomes / (outcomes + _SHRINK))
+        excess.append(apart**2 - max(guess * (1.0 - guess), _LEAST_CHANCE) / outcomes)
         if len(told) < _VOTES:
             continue
         mean, stands = _trimmed(votes.mean[told], votes.outcomes[told])
         if stands >= _STANDS:
-            consensus[here] = (mean * stands + consensus[here] * _SHRINK) / (stands + _SHRINK)
-            mass[here] = stands + _SHRINK
-    return consensus, mass
+            consensus[here] = (mean * stands + guess * _SHRINK) / (stands + _SHRINK)
+            mass[here], few[here] = stands + _SHRINK, False
+    misses = float(np.dot(weights, excess)) / max(sum(weights), 1e-12)
+    return consensus, mass, np.where(few, max(misses, 0.0), 0.0)
 
 
 def _levels(votes: Votes, heard: NDArray[np.bool_]) -> tuple[_Floats, _Floats, _Floats]:
