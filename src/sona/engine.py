@@ -86,6 +86,7 @@ class SonaEngine:
         self._learns_at_once = self._adapts_queries and config.micro_lora_lr > 0.0
         self._threshold = config.quality_threshold
         self._lock = threading.RLock()
+        self._unit = np.empty(self._dim, np.float32)  # of the query that is being decided
         self._enabled = True
         self._router = Router(
             self._dim, config.pattern_clusters, config.trajectory_capacity, config.seed
@@ -379,19 +380,19 @@ class SonaEngine:
         ShapeError, DTypeError, NonFiniteError
             If the embedding or a number is refused.
         """
-        unit = _core.as_unit(embedding, self._dim, "embedding")
         names, prices = _candidates(routes, costs)
         cost_weight = check_number("cost_weight", cost_weight, 0.0, 1e12)
         n_patterns = check_count("n_patterns", n_patterns, 0)
-        adapted = self._adapt(unit) if n_patterns else None
         with self._lock:
+            unit = _core.as_unit(embedding, self._dim, "embedding", self._unit)
             if prices is not None:
                 _check_complete(prices, self._router.routes if names is None else names)
             choice = self._router.decide(
                 unit, names, prices, cost_weight, explore, note=self._enabled
             )
             patterns = []
-            if adapted is not None:
+            if n_patterns:
+                adapted = self._adapt(unit)
                 patterns = self._queries.bank.search(adapted, n_patterns, note=self._enabled)
         return RouteDecision(
             choice.route, choice.expected, choice.uncertainty, choice.explored, patterns

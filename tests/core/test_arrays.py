@@ -98,12 +98,19 @@ def test_an_embedding_of_unit_length(
     assert unit is not vector
     np.testing.assert_array_equal(unit, backend.unit_rows(vector))
     np.testing.assert_array_equal(backend.as_unit(vector.tolist(), dim, "x"), unit)
+    out = np.empty(dim, np.float32)
+    assert backend.as_unit(vector, dim, "x", out) is out
+    np.testing.assert_array_equal(out, unit)
     for wrong in (np.inf, -np.inf, np.nan):
         vector[-1] = wrong
         with pytest.raises(NonFiniteError, match="`x` must be finite"):
             backend.as_unit(vector, dim, "x")
     with pytest.raises(ShapeError):
         backend.as_unit(vector, dim + 1, "x")
+    with pytest.raises(ShapeError):
+        backend.as_unit(unit, dim, "x", np.empty(dim + 1, np.float32))
+    with pytest.raises(DTypeError):
+        backend.as_unit(unit, dim, "x", np.empty(dim))
 
 
 def test_unit_rows(backend: ModuleType, dim: int, rng: np.random.Generator) -> None:

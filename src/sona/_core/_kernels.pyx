@@ -198,15 +198,18 @@ def as_vector(x, dim, name):
     return arrays.as_vector(x, dim, name)
 
 
-def as_unit(x, dim, name):
+def as_unit(x, dim, name, out=None):
+    cdef Py_ssize_t n = dim
     cdef double length
-    if sona_is_ready(x, NPY_FLOAT32, 1) and sona_dim(x, 0) == <Py_ssize_t>dim > 0:
+    if not (sona_is_ready(x, NPY_FLOAT32, 1) and sona_dim(x, 0) == n > 0):
+        x = arrays.as_vector(x, dim, name)
+    if out is None:
         out = sona_new_like(x)
-        length = active().rows.unit(
-            <const float*>sona_data(x), sona_dim(x, 0), <float*>sona_data(out))
-        if length - length == 0.0:  # squares of float32 cannot overflow: every value is finite
-            return out
-    return unit_rows(arrays.as_vector(x, dim, name))
+    elif not (sona_is_ready_out(out, NPY_FLOAT32, 1) and sona_dim(out, 0) == n):
+        arrays.require(out, (dim,), "float32", "out", True)
+    length = active().rows.unit(<const float*>sona_data(x), n, <float*>sona_data(out))
+    # Squares of float32 do not overflow double: the length is finite where every value is.
+    return out if length - length == 0.0 else arrays.as_vector(x, dim, name)
 
 
 def as_matrix(x, dim, name):
@@ -688,6 +691,10 @@ cdef bint are_rows(rows, Py_ssize_t n, Py_ssize_t room):
     return True
 
 
+cdef enum:
+    ROOM = 512  # numbers that a look takes for 64 neighbours and some 60 routes
+
+
 cdef class Outlook:
     cdef NativeOutlook native
     cdef tuple kept  # what the pointers point to
@@ -730,6 +737,7 @@ cdef class Outlook:
         self.kept = (model, rows, codes, whole, real, levels, overall)
 
     def expect(self, x, ask):
+        cdef double room[ROOM]
         cdef double* means
         cdef double* deviations
         cdef Found found
@@ -737,33 +745,42 @@ cdef class Outlook:
         cdef bint done
         cdef void* thread
         cdef Py_ssize_t n_routes = self.native.n_routes, i
+        cdef Py_ssize_t size = 2 * n_routes + found_scratch(self.native)
         if self.kept is None:
             raise TypeError("the outlook's __init__ was not called")
         if not (sona_is_ready(x, NPY_FLOAT32, 1) and sona_dim(x, 0) == self.native.dim):
             contracts.check_query(x, self.native.dim)
-        scratch = sona_new(True, 0, 2 * n_routes + found_scratch(self.native), NPY_FLOAT64)
-        means = <double*>sona_data(scratch)
-        deviations = means + n_routes
-        found = found_in(self.native, deviations + n_routes)
-        thread = release_gil(<double>self.native.n * self.native.dim)
-        done = look(self.native, <const float*>sona_data(x), found)
-        retake_gil(thread)
-        if not done:
-            raise MemoryError
-        how = conclude(self.native, found, means, deviations)
-        if how == NOT_ASKED:
-            rows = sona_new(True, 0, self.native.k, NPY_INT64)
-            memcpy(sona_data(rows), found.rows, self.native.k * sizeof(int64_t))
-            ask(rows)
+        # On the stack, unless it is much: an array would be made by code that is seldom at hand.
+        means = room
+        if size > ROOM:
+            means = <double*>malloc(size * sizeof(double))
+            if means == NULL:
+                raise MemoryError
+        try:
+            deviations = means + n_routes
+            found = found_in(self.native, deviations + n_routes)
+            thread = release_gil(<double>self.native.n * self.native.dim)
+            done = look(self.native, <const float*>sona_data(x), found)
+            retake_gil(thread)
+            if not done:
+                raise MemoryError
             how = conclude(self.native, found, means, deviations)
-        if how == NO_MEMORY:
-            raise MemoryError
-        if how == UNKNOWN_ROUTE:
-            whole = self.kept[3]
-            contracts.check_routes(whole[0, :self.native.n], n_routes)
-        if how == NOT_ASKED:
-            return None
-        return [means[i] for i in range(n_routes)], [deviations[i] for i in range(n_routes)]
+            if how == NOT_ASKED:
+                rows = sona_new(True, 0, self.native.k, NPY_INT64)
+                memcpy(sona_data(rows), found.rows, self.native.k * sizeof(int64_t))
+                ask(rows)
+                how = conclude(self.native, found, means, deviations)
+            if how == NO_MEMORY:
+                raise MemoryError
+            if how == UNKNOWN_ROUTE:
+                whole = self.kept[3]
+                contracts.check_routes(whole[0, :self.native.n], n_routes)
+            if how == NOT_ASKED:
+                return None
+            return [means[i] for i in range(n_routes)], [deviations[i] for i in range(n_routes)]
+        finally:
+            if size > ROOM:
+                free(means)
 
 
 cdef bint are_neighbours(rows, near, similarities, whole, real):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sona._core import arrays, contracts
-from sona._core.arrays import FloatArray, as_matrix, as_vector
+from sona._core.arrays import FloatArray, as_matrix, as_vector, require
 from sona._core.codes import RowCodes
 from sona._core.counting import (
     count_outcome,
@@ -252,8 +252,8 @@ def _narrow(rows: FloatArray, format: str) -> npt.NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def as_unit(x: Any, dim: int, name: str) -> FloatArray:
-    """Return an embedding divided by its Euclidean length, as a new vector; zero stays zero.
+def as_unit(x: Any, dim: int, name: str, out: FloatArray | None = None) -> FloatArray:
+    """Return an embedding divided by its Euclidean length; zero stays zero.
 
     Parameters
     ----------
@@ -261,17 +261,25 @@ def as_unit(x: Any, dim: int, name: str) -> FloatArray:
     dim : int
     name : str
         What to call `x` in an error.
+    out : ndarray of float32, shape (dim,), optional
+        Receives the result; undefined after an error.
 
     Returns
     -------
     ndarray of float32, shape (dim,)
+        `out` or a new array.
 
     Raises
     ------
     ShapeError, DTypeError, NonFiniteError
         As :func:`as_vector`.
     """
-    return unit_rows(as_vector(x, dim, name))
+    unit = unit_rows(as_vector(x, dim, name))
+    if out is None:
+        return unit
+    require(out, (dim,), np.float32, "out", writable=True)
+    out[:] = unit
+    return out
 
 
 def unit_rows(x: FloatArray) -> FloatArray:

@@ -36,26 +36,25 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """A mapping that keeps its newest entries; safe to share between threads."""
+    """A mapping that keeps its newest entries; safe to share between threads.
+
+    Each step is one call of the dictionary, which its own lock protects.
+    """
 
     def __init__(self, capacity: int = 10_000) -> None:
         self._capacity = capacity
         self._entries: OrderedDict[str, Value] = OrderedDict()
-        self._lock = threading.Lock()
 
     def put(self, key: str, value: Value) -> None:
-        with self._lock:
-            self._entries[key] = value
-            self._entries.move_to_end(key)
-            if len(self._entries) > self._capacity:
-                self._entries.popitem(last=False)
+        self._entries[key] = value
+        if len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
 
     def get(self, key: object) -> Value | None:
         return self._entries.get(key) if isinstance(key, str) else None
 
     def take(self, key: object) -> Value | None:
-        with self._lock:
-            return self._entries.pop(key, None) if isinstance(key, str) else None
+        return self._entries.pop(key, None) if isinstance(key, str) else None
 
 
 @dataclass

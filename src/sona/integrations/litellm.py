@@ -46,7 +46,7 @@ class _Asked(msgspec.Struct):
     """A request on its way, and the models that it has been sent to."""
 
     vector: ArrayLike
-    tried: set[str] = set()
+    tried: tuple[str, ...] = ()
 
 
 class _Served(msgspec.Struct):
@@ -200,7 +200,7 @@ class SonaRouter(CustomLogger, CustomRoutingStrategyBase):
                 metadata[_KEY] = name = f"{self._prefix}-{next(self._numbers)}"
                 self._asked.put(name, asked)
             else:  # the first try has failed
-                asked.tried.add(str(metadata.get("deployment")))
+                asked.tried += (str(metadata.get("deployment")),)
                 routes = [model for model in routes if model not in asked.tried]
             route = self._advisor.choose(asked.vector, routes) if routes else None
             return healthy_deployments if route is None else by_model[route]
