@@ -37,7 +37,7 @@ STEPS = {
     "store made": "from sona.federated.sqlite import SqliteDatabase as o;"
     "dying(o, '_migrate', 1, after=True)",
     "transaction begun": "import sona.federated.entries as o; dying(o, 'put_all', 2, after=False)",
-    "before the commit": "import sona.federated.entries as o; dying(o, 'audit', 2, after=True)",
+    "before the commit": "import sona.federated.entries as o; dying(o, '_audit', 2, after=True)",
     "after the commit": "from sona.federated.store import Store as o;"
     "dying(o, 'put_all', 2, after=True)",
     "after learning": "from sona.federated import FederatedCoordinator as o;"

@@ -29,6 +29,8 @@ __all__ = [
 
 #: Decisions kept for looking back; older ones go, so that a flood of replays cannot fill a disk.
 DECISIONS_KEPT = 100_000
+#: So many of them go at once.
+_DECISIONS_GO = 1_000
 #: Exports that one statement writes: a statement takes a bounded number of values.
 _TOGETHER = 100
 
@@ -47,7 +49,7 @@ def standing_of(run: Run, agent_id: str) -> tuple[int, int]:
 def set_agent(run: Run, agent_id: str, epoch: int, strikes: int) -> None:
     """Write an agent's row under the next sequence number."""
     run("DELETE FROM agents WHERE agent_id = ?", agent_id)
-    (sequence,) = _next(run)
+    (sequence,), _ = _next(run)
     run("INSERT INTO agents VALUES (?, ?, ?, ?)", agent_id, sequence, epoch, strikes)
 
 
@@ -64,7 +66,7 @@ def place(run: Run, session: Session, held: Stamp | None, stamp: Stamp, summary:
     """Write a session's row under the next sequence number; what was `held` of it goes."""
     if held is not None:
         _clear(run, session)
-    (sequence,) = _next(run)
+    (sequence,), _ = _next(run)
     _insert(run, "sessions", [(*session, sequence, *stamp, now_ms(), summary)])
 
 
@@ -93,23 +95,9 @@ def forget_snapshots(run: Run) -> None:
     run("DELETE FROM facts WHERE name = 'pinned'")
 
 
-def audit(run: Run, decisions: Sequence[tuple[AgentExport, str, Mapping[str, int]]]) -> None:
-    """Remember what was decided about exports."""
-    last = int(run("SELECT coalesce(max(number), 0) FROM decisions")[0][0])
-    now = now_ms()
-    rows = [
-        (
-            number,
-            now,
-            *export.session,
-            export.export_id,
-            decided,
-            msgspec.json.encode(reasons).decode(),
-        )
-        for number, (export, decided, reasons) in enumerate(decisions, last + 1)
-    ]
-    _insert(run, "decisions", rows)
-    run("DELETE FROM decisions WHERE number <= ?", last + len(rows) - DECISIONS_KEPT)
+def audit(run: Run, export: AgentExport, decided: str, reasons: Mapping[str, int]) -> None:
+    """Remember what was decided about an export that is not put."""
+    _audit(run, [(export, decided, reasons)], _next(run, 0)[1])
 
 
 def _apart(puts: Sequence[Judged]) -> Iterator[Sequence[Judged]]:
@@ -126,22 +114,19 @@ def _apart(puts: Sequence[Judged]) -> Iterator[Sequence[Judged]]:
 
 def _put(run: Run, puts: Sequence[Judged]) -> list[tuple[str, Held | None]]:
     """Write exports of different sessions, each kind of row with one statement."""
-    agents = [one.export.agent_id for one in puts]
     sessions = [one.export.session for one in puts]
-    epochs: dict[str, int] = dict(
-        run(f"SELECT agent_id, epoch FROM agents WHERE agent_id IN {_marks(len(puts))}", *agents)
+    found = run(
+        "SELECT asked.column1, asked.column2, agents.epoch,"
+        " sessions.epoch, sent, n_rows, export_id"
+        f" FROM (VALUES {_rows(len(puts), 2)}) AS asked"
+        " LEFT JOIN agents ON agents.agent_id = asked.column1"
+        " LEFT JOIN sessions ON sessions.agent_id = asked.column1"
+        " AND sessions.started = asked.column2",
+        *chain.from_iterable(sessions),
     )
-    held = {
-        (agent, started): Stamp(*stamp)
-        for agent, started, *stamp in run(
-            "SELECT agent_id, started, epoch, sent, n_rows, export_id"
-            # SQLite looks each session up only where it is told in which order to join.
-            f" FROM (VALUES {_rows(len(puts), 2)}) AS asked CROSS JOIN sessions"
-            " WHERE agent_id = asked.column1 AND started = asked.column2",
-            *chain.from_iterable(sessions),
-        )
-    }
-    stamps = [Stamp(epochs.get(one.export.agent_id, 0), *one.export.order) for one in puts]
+    epochs: dict[str, int] = {row[0]: row[2] or 0 for row in found}
+    held = {(row[0], row[1]): Stamp(*row[3:]) for row in found if row[3] is not None}
+    stamps = [Stamp(epochs[one.export.agent_id], *one.export.order) for one in puts]
     decided = [
         ruling(held.get(session), stamp.epoch, stamp[1:])
         for session, stamp in zip(sessions, stamps, strict=True)
@@ -152,9 +137,10 @@ def _put(run: Run, puts: Sequence[Judged]) -> list[tuple[str, Held | None]]:
     for i in placed:
         if sessions[i] in held:
             _clear(run, sessions[i])
+    numbers, last = _next(run, len(placed))
     changes = {
         i: Held(sessions[i], stamps[i], sequence, puts[i].summary if taken[i] else None)
-        for i, sequence in zip(placed, _next(run, len(placed)), strict=True)
+        for i, sequence in zip(placed, numbers, strict=True)
     }
     now = now_ms()
     _insert(
@@ -173,7 +159,8 @@ def _put(run: Run, puts: Sequence[Judged]) -> list[tuple[str, Held | None]]:
         "bodies",
         [(one.sequence, puts[i].export.to_bytes()) for i, one in changes.items() if taken[i]],
     )
-    audit(run, [(one.export, what, one.reasons) for one, what in zip(puts, decided, strict=True)])
+    told = [(one.export, what, one.reasons) for one, what in zip(puts, decided, strict=True)]
+    _audit(run, told, last)
     return [(what, changes.get(i)) for i, what in enumerate(decided)]
 
 
@@ -187,11 +174,33 @@ def _clear(run: Run, session: Session) -> None:
     run("DELETE FROM sessions WHERE agent_id = ? AND started = ?", *session)
 
 
-def _next(run: Run, count: int = 1) -> range:
-    """Take the next sequence numbers."""
-    run("UPDATE facts SET number = number + ? WHERE name = 'sequence'", count)
-    last = int(run("SELECT number FROM facts WHERE name = 'sequence'")[0][0])
-    return range(last - count + 1, last + 1)
+def _audit(
+    run: Run, decisions: Sequence[tuple[AgentExport, str, Mapping[str, int]]], last: int
+) -> None:
+    """Remember what was decided, after the decision number `last`."""
+    now = now_ms()
+    rows = [
+        (
+            *(number, now, *export.session, export.export_id, decided),
+            msgspec.json.encode(reasons).decode(),
+        )
+        for number, (export, decided, reasons) in enumerate(decisions, last + 1)
+    ]
+    _insert(run, "decisions", rows)
+    end = last + len(rows)
+    if last // _DECISIONS_GO < end // _DECISIONS_GO:
+        run("DELETE FROM decisions WHERE number <= ?", end - DECISIONS_KEPT)
+
+
+def _next(run: Run, count: int = 1) -> tuple[range, int]:
+    """Take the next sequence numbers, and look what number the last decision has."""
+    if count:
+        run("UPDATE facts SET number = number + ? WHERE name = 'sequence'", count)
+    sequence, decision = run(
+        "SELECT number, (SELECT coalesce(max(number), 0) FROM decisions)"
+        " FROM facts WHERE name = 'sequence'"
+    )[0]
+    return range(int(sequence) - count + 1, int(sequence) + 1), int(decision)
 
 
 def _insert(run: Run, table: str, rows: Sequence[Sequence[Any]]) -> None:

@@ -101,7 +101,7 @@ class Store:
             if strike:
                 epoch, strikes = entries.standing_of(run, export.agent_id)
                 entries.set_agent(run, export.agent_id, epoch, strikes + 1)
-            entries.audit(run, [(export, "refused", {reason: export.rows})])
+            entries.audit(run, export, "refused", {reason: export.rows})
 
     def changes(self, after: int) -> Changes:
         """Return what happened after a sequence number; cheap when nothing did."""
