@@ -55,6 +55,10 @@ def test_without_failures_the_figure_falls(results):
     assert mean(unaware, "warm") < mean(results, "warm") - 0.008
 
 
+def test_honest_agents_are_believed_though_some_explore_and_some_start_warm(results):
+    assert sum(result.left_out for result in results) <= 0.03 * len(SEEDS) * SMALL["n_agents"]
+
+
 def test_the_command_prints_the_table_and_draws_the_picture(tmp_path, capsys):
     picture = tmp_path / "picture.png"
     options = ["--agents", "5", "--requests", "20", "--picture", str(picture)]

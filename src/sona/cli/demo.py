@@ -40,6 +40,8 @@ class DemoResult(NamedTuple):
     patterns : list of LearnedPattern
         What the coordinator hands out.
     routes : list of str
+    left_out : int
+        Agents that the coordinator did not believe in the end; all of them are honest.
     """
 
     cold: float
@@ -50,6 +52,7 @@ class DemoResult(NamedTuple):
     growth: list[tuple[int, float]]
     patterns: list[LearnedPattern]
     routes: list[str]
+    left_out: int
 
 
 def first_decisions(agent: EphemeralAgent, traffic: Traffic, routes: list[str]) -> float:
@@ -127,6 +130,7 @@ def run_fleet(
         growth=[*growth, (n_agents, warm)] if growth[-1][0] != n_agents else growth,
         patterns=coordinator.get_all_patterns(),
         routes=world.routes,
+        left_out=sum(standing.dropped for standing in coordinator.reputation.values()),
     )
 
 
@@ -162,6 +166,10 @@ def run(args: argparse.Namespace) -> int:
             ],
         )
     )
+    if not args.no_federation:
+        left_out = sum(result.left_out for result in results)
+        agents = args.seeds * args.agents
+        print(f"agents not believed, though all are honest: {left_out} of {agents}")
     picture.demo(results[-1], args.picture)
     print(f"what was learned: {args.picture}")
     return 0
