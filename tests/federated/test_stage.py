@@ -49,3 +49,19 @@ def test_a_stage_that_was_given_nothing_has_no_thread():
     stage = Stage(print, "test")
     stage.close()
     assert threading.active_count() == before
+
+
+def test_a_stage_survives_what_its_work_raises(caplog):
+    done = []
+
+    def work(items):
+        if items == [1]:
+            raise RuntimeError("cannot")
+        done.extend(items)
+
+    stage = Stage(work, "fragile", most=1)
+    for item in range(3):
+        stage.put(item)
+    stage.close()
+    assert done == [0, 2]
+    assert "fragile failed" in caplog.text

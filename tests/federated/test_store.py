@@ -1,5 +1,6 @@
 """The store: durable, exact under several writers, and alive after damage. On every database."""
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -451,3 +453,17 @@ def test_an_address_without_a_server_is_refused_without_its_password():
     with pytest.raises((StoreError, MissingExtraError)) as refused:
         open_store("postgresql://someone:secret@127.0.0.1:1/nowhere")
     assert "secret" not in str(refused.value)
+
+
+def test_a_store_that_is_dropped_ends_its_thread(tmp_path):
+    before = threading.active_count()
+    database = SqliteDatabase(os.fspath(tmp_path / "store.db"))
+    with database.writing() as run:
+        run("INSERT INTO bodies VALUES (?, ?)", 1, bytes(8 << 20))
+    assert threading.active_count() == before + 1
+    del database, run
+    gc.collect()
+    until = time.monotonic() + 10.0
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert threading.active_count() == before

@@ -50,3 +50,15 @@ def test_a_consolidation_does_not_wait_for_ever(fleet, monkeypatch):
     monkeypatch.setattr(learner, "_PATIENCE_SECONDS", 0.0)
     bring(coordinator, 60, 60)
     assert pupil.look().seconds is not None
+
+
+def test_a_look_that_yields_begins_no_consolidation(fleet):
+    coordinator, pupil = fleet
+    bring(coordinator, 0, 60)
+    pupil.look()
+    assert not pupil.urgent
+    pupil._due = time.monotonic() - 60.0  # as if the first of them had waited for a minute
+    assert pupil.urgent
+    assert pupil.look(consolidate=False).seconds is None
+    assert pupil.look().seconds is not None
+    assert not pupil.urgent

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sona.errors import StoreError, VersionError
@@ -72,7 +73,7 @@ class SqliteDatabase:
             if self.durable:  # what is read need not wait until a disk has what is written
                 self._reading, self._reader = threading.Lock(), self._connect()
                 self._reader.execute("PRAGMA query_only=1")
-                self._checkpoints = Checkpoints(self._connect)
+                self._checkpoints = Checkpoints(partial(_open, self._path))
                 weakref.finalize(self, self._checkpoints.end)
         except sqlite3.Error as error:
             raise StoreError(f"`store`: cannot open {self.name}: {error}") from error
@@ -156,13 +157,7 @@ class SqliteDatabase:
                 closer()
 
     def _connect(self) -> sqlite3.Connection:
-        db = self._sqlite3.connect(
-            self._path,
-            timeout=_WAIT_S,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=_STATEMENTS,
-        )
+        db = _open(self._path)
         self._closers.append(weakref.finalize(self, db.close))
         return db
 
@@ -198,6 +193,18 @@ class SqliteDatabase:
 
     def _number(self, pragma: str) -> int:
         return int(self._db.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def _open(path: str) -> sqlite3.Connection:
+    import sqlite3  # not at import of sona: only those who store need it
+
+    return sqlite3.connect(
+        path,
+        timeout=_WAIT_S,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=_STATEMENTS,
+    )
 
 
 def write_ahead(db: sqlite3.Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -10,6 +11,8 @@ from typing import Generic, TypeVar
 __all__ = ["Stage"]
 
 _T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
 
 
 class Stage(Generic[_T]):
@@ -67,4 +70,7 @@ class Stage(Generic[_T]):
                     batch.append(item)
             if batch:
                 self._room.release(len(batch))
-                self._work(batch)
+                try:
+                    self._work(batch)
+                except Exception:  # those who come after must be served all the same
+                    _log.exception("%s failed", self._name)

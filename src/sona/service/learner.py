@@ -16,7 +16,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -72,13 +73,10 @@ class Lesson(msgspec.Struct, frozen=True):
 
 
 class _Pupil:
-    """One tenant's coordinator in this process; `give_way` is told how much it may yield."""
+    """One tenant's coordinator in this process."""
 
-    def __init__(
-        self, folder: Path, name: str, give_way: Callable[[bool], None] = lambda wholly: None
-    ) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
         self._name = name
-        self._give_way = give_way
         self._target = folder / PUBLISHED
         config = wire.decoder(SonaConfig).decode((folder / CONFIG).read_bytes())
         self._coordinator = FederatedCoordinator(name, config, store=os.fspath(folder / STORE))
@@ -112,17 +110,23 @@ class _Pupil:
             return None
         return max(0.0, self._next - time.monotonic())
 
-    def look(self) -> Lesson:
+    @property
+    def urgent(self) -> bool:
+        """Whether the next look must not wait for a free processor.
+
+        What has waited for long must not, nor a consolidation: it writes to the store, and whoever
+        writes keeps others from it.
+        """
+        late = time.monotonic() - self._learned > _PATIENCE_SECONDS
+        return late or self._held == 0.0
+
+    def look(self, *, consolidate: bool = True) -> Lesson:
         coordinator = self._coordinator
         self._look_for_news()
-        consolidating = self._held == 0.0
-        if consolidating:
+        if consolidate and self._held == 0.0:
             self._due = None
         else:
             coordinator.consolidation_interval = _NEVER
-        # A consolidation writes to the store, and whoever writes keeps others from it.
-        late = time.monotonic() - self._learned > _PATIENCE_SECONDS
-        self._give_way(not consolidating and not late)
         result = coordinator.tick(_SLICE_SECONDS)
         self._look_for_news()
         if result is not None:
@@ -168,7 +172,7 @@ def main() -> None:
     root = parser.parse_args().folder / TENANTS
     if hasattr(os, "nice"):
         os.nice(10)
-    _give_way(True)
+    yielding = ThreadPoolExecutor(1, initializer=_give_way)
     news: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(news,), daemon=True).start()
     pupils: dict[str, _Pupil] = {}
@@ -182,22 +186,27 @@ def main() -> None:
         for name in sorted(names):
             try:
                 if name not in pupils:
-                    pupils[name] = _Pupil(root / name, name, _give_way)
-                lesson = pupils[name].look()
+                    pupils[name] = _Pupil(root / name, name)
+                pupil = pupils[name]
+                if pupil.urgent:
+                    lesson = pupil.look()
+                else:
+                    lesson = yielding.submit(pupil.look, consolidate=False).result()
             except (SonaError, OSError, MemoryError, msgspec.DecodeError) as error:
                 lesson = Lesson(name, fault=str(error))
             print(msgspec.json.encode(lesson).decode(), flush=True)
         names = {name for name, pupil in pupils.items() if pupil.wait == 0.0}
 
 
-def _give_way(wholly: bool) -> None:
-    """Take only what nobody else wants of the processors; or a small share all the same.
+def _give_way() -> None:
+    """Let this thread take only what nobody else wants of the processors, where that can be said.
 
     Where a processor is shared by niceness alone, who wakes up to answer waits until the learner
-    has had its turn of milliseconds.
+    has had its turn of milliseconds. There is no way back for who may not raise priorities.
     """
     if hasattr(os, "SCHED_IDLE"):  # Linux
-        os.sched_setscheduler(0, os.SCHED_IDLE if wholly else os.SCHED_BATCH, os.sched_param(0))
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _listen(news: queue.SimpleQueue[str]) -> None:

@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -267,17 +267,16 @@ class Tenant:
 
     def _commit_all(self, judged: list[tuple[_Request, Judged]]) -> None:
         """Commit exports, in the committing thread, and tell what became of them."""
-        results: Sequence[AggregationResult | Exception]
+        outcomes: list[tuple[_Request, _Taken | Exception]]
         try:
             results = self.coordinator.aggregate_all([one for _, one in judged])
-        except Exception as error:
-            results = [error] * len(judged)
-        self._settle(
-            [
+            outcomes = [
                 (request, _told(request, one.export, result))
                 for (request, one), result in zip(judged, results, strict=True)
             ]
-        )
+        except Exception as error:
+            outcomes = [(request, error) for request, _ in judged]
+        self._settle(outcomes)
 
     def _settle(self, outcomes: list[tuple[_Request, _Taken | Exception]]) -> None:
         self._loop.call_soon_threadsafe(_settle, outcomes)
