@@ -2,16 +2,20 @@
 
 import sqlite3
 import threading
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 from tests.service.conftest import Running, eventually, make_export
 
 from sona.cli import main
 from sona.errors import RangeError
+from sona.service.guard import Guard
 from sona.service.history import History
-from sona.service.limits import RateLimit
+from sona.service.limits import Limits, RateLimit
+from sona.service.problems import ProblemError
 from sona.service.tokens import TokenBook
 
 
@@ -182,3 +186,28 @@ def test_a_file_that_another_process_is_making_is_waited_for(tmp_path, kind):
     kind(path).close()
     done.join()
     other.close()
+
+
+def test_a_look_into_the_file_is_shared_for_a_millisecond_only(tmp_path):
+    class Counting(TokenBook):
+        looks = 0
+
+        def verify(self, token):
+            self.looks += 1
+            return super().verify(token)
+
+    book = Counting(tmp_path / "tokens.db")
+    token = book.create("acme")
+    guard = Guard(book, Limits(rate=1e6, burst=1_000_000))
+    scope = {"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())]}
+    until = time.monotonic() + 0.2
+    admitted = 0
+    while time.monotonic() < until:
+        admitted += guard.admit(Request(scope)).tenant == "acme"
+    assert 2 <= book.looks <= 210
+    assert admitted > book.looks
+    assert book.revoke(book.tokens()[0].token_id)
+    time.sleep(0.002)
+    with pytest.raises(ProblemError):
+        guard.admit(Request(scope))
+    book.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -15,6 +16,10 @@ __all__ = ["DEFAULT_TENANT", "Guard", "is_loopback"]
 
 #: The tenant of a service without tokens.
 DEFAULT_TENANT = "default"
+_ANYBODY = Caller(DEFAULT_TENANT, None, "")
+#: Requests that come together share a look into the tokens' file: for a look the interpreter is
+#: let go, and whoever else computes has it first.
+_FRESH_SECONDS = 0.001
 #: Names of hosts that are remembered.
 _HOSTS = 100
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -27,6 +32,8 @@ class Guard:
         self._tokens = tokens
         self._rate = RateLimit(limits.rate, limits.burst)
         self._local: dict[str, bool] = {}  # whether a Host names this machine
+        self._callers: dict[str | None, Caller | None] = {}
+        self._looked = 0.0
 
     def admit(self, request: Request) -> Caller:
         """Return the caller.
@@ -48,18 +55,31 @@ class Guard:
     def _caller(self, request: Request) -> Caller:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme:
-            caller = self._tokens.verify(token.strip()) if scheme.lower() == "bearer" else None
+            caller = self._looked_up(token.strip()) if scheme.lower() == "bearer" else None
             if caller is None:
                 decided("token refused", {"client": request.client.host if request.client else ""})
                 raise ProblemError(401, "the token is not known or was revoked", "Authorization")
             return caller
-        if self._tokens.required():
+        if self._looked_up(None) is None:
             raise ProblemError(401, "`Authorization: Bearer TOKEN` is needed", "Authorization")
         # Nobody else can reach a service without tokens, unless a browser is tricked into
         # resolving a foreign name to this machine.
         if not self._is_local(request):
             raise ProblemError(403, "without tokens, only local names reach this service", "Host")
-        return Caller(DEFAULT_TENANT, None, "")
+        return _ANYBODY
+
+    def _looked_up(self, token: str | None) -> Caller | None:
+        """Return whose token it is; without one anybody, as long as there is no token."""
+        now = time.monotonic()
+        if now - self._looked > _FRESH_SECONDS:
+            self._looked = now
+            self._callers.clear()
+        if token not in self._callers:
+            if token is None:
+                self._callers[token] = None if self._tokens.required() else _ANYBODY
+            else:
+                self._callers[token] = self._tokens.verify(token)
+        return self._callers[token]
 
     def _is_local(self, request: Request) -> bool:
         host = request.headers.get("host", "")
