@@ -64,8 +64,9 @@ class Checkpoints:
     def _run(self) -> None:
         import sqlite3  # not at import of sona: only those who store need it
 
-        with contextlib.closing(self._connect()) as db:
+        # What fails here is left to the commit that starts the log anew.
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connect()) as db:
             while self._wake.wait() and not self._ended:
                 self._wake.clear()
-                with contextlib.suppress(sqlite3.Error):  # a commit will try again, and tell
+                with contextlib.suppress(sqlite3.Error):
                     db.execute("PRAGMA wal_checkpoint(PASSIVE)")

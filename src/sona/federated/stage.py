@@ -21,7 +21,8 @@ class Stage(Generic[_T]):
     Parameters
     ----------
     work : callable
-        Takes one or more items and tells their owners what became of them; raises nothing.
+        Takes one or more items and tells their owners what became of them. What it raises is
+        logged, and the next items have their turn.
     name : str
         Of the thread, which is started with the first item.
     most : int, default 64
