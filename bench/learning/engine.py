@@ -61,7 +61,7 @@ def run(
     shots: int | None,
     cycles: str,
     settings: dict[str, float],
-    rank: int = 16,
+    rank: int,
     shuffle: bool = False,
 ) -> list[float]:
     """Return the accuracy of every measure."""
@@ -99,7 +99,7 @@ def main() -> None:
     add_data_options(parser)
     parser.add_argument("--shots", type=int, default=5, help="examples per label; 0: all")
     parser.add_argument("--outcomes", type=int, default=5_000)
-    parser.add_argument("--rank", type=int, default=16, help="of base-LoRA")
+    parser.add_argument("--rank", type=int, default=8, help="of base-LoRA")
     parser.add_argument("--row", choices=[name for name, _, _ in PLAN], help="only this row")
     parser.add_argument("--shuffled", action="store_true", help="outcomes permuted across queries")
     args = parser.parse_args()
