@@ -26,6 +26,8 @@ namespace {
 const Index BLOCK = 1024;
 // Fewer rows than this are not worth a coarse sieve.
 const Index FEW_ROWS = 96;
+// Candidates beyond the k best that are not worth a floor of their own.
+const Index FEW_MORE = 32;
 // From this many rows on coding a group of queries pays.
 const Index MANY_ROWS = 2048;
 // From this many queries on, a group of them is worth packing; more than GROUP leave the cache.
@@ -126,17 +128,28 @@ struct Search {
         fine.add(row, lower, upper, n);
     }
 
-    // Survivors of the codes, sieved by their float32 products.
+    // Survivors of the codes, sieved by their float32 products. The k that promise most come first:
+    // the floor that they set spares half of the others, which need not be read then. Equal rows
+    // promise the same, so they stay in order.
     void refine(const float* query, Sieve& coarse, Sieve& fine) const {
         fine.reset(k);
         const Sieve& left = contenders(coarse);
+        const bool many = left.size() > k + FEW_MORE;
+        const float first = many ? reached_by(left.upper(), left.size(), k) : -INFINITY;
+        int64_t index[BLOCK];
         float products[BLOCK];
-        for (Index i = 0; i < left.size(); i += BLOCK) {
-            const Index m = std::min(BLOCK, left.size() - i);
-            const int64_t* index = left.rows() + i;
-            row_kernels.dots_at(rows, dim, index, m, query, products);
-            add_products([=](Index j) { return index[j]; }, products, m, fine);
-        }
+        for (const bool promising : {true, false})
+            for (Index i = 0; i < left.size();) {
+                Index m = 0;
+                for (; i < left.size() && m < BLOCK; ++i) {
+                    const float upper = left.upper()[i];
+                    index[m] = left.rows()[i];
+                    m += (upper >= first) == promising && upper >= fine.floor();
+                }
+                if (!m) continue;
+                row_kernels.dots_at(rows, dim, index, m, query, products);
+                add_products([&](Index j) { return index[j]; }, products, m, fine);
+            }
     }
 
     void fine_sieve(const float* query, Index begin, Index end, Workspace& w) const {

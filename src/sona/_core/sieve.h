@@ -36,7 +36,7 @@ inline float reached_by(const float* values, Index n, Index k) {
             continue;
         }
         reached = low = middle;
-        if (count == k) break;
+        if (count == k && k < n) break;  // where k are all, only the end comes near the least
     }
     return reached;
 }
