@@ -122,7 +122,7 @@ class Advisor:
         """Return the best route for a query, or None while the engine is busy learning."""
         explore = self._explore > 0 and not self._settled.issuperset(routes)
         costs = {name: self._expense(name) for name in routes} if self._weighs else None
-        if not self._turn.acquire(timeout=_PATIENCE):
+        if not (self._turn.acquire(False) or self._turn.acquire(timeout=_PATIENCE)):
             return None
         try:
             return self.engine.route(vector, routes, costs, 1.0, explore, n_patterns=0).route

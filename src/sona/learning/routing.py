@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,12 +259,8 @@ class Router:
         )
         return outlook
 
-    def _foreseen(self, embedding: FloatArray) -> tuple[list[float], list[float]]:
-        """As :meth:`expect`, as numbers."""
-        outlook = self._outlook or self._look_ahead()
-        found = outlook.expect(embedding, self._ask_model)
-        if found is not None:
-            return found
+    @staticmethod
+    def _refuse() -> NoReturn:
         raise NonFiniteError("the router's model must be finite; it says nothing of some outcomes")
 
     def _look_up(self) -> None:
@@ -339,7 +335,8 @@ class Router:
         -------
         expected, deviation : ndarray of shape (len(routes),), float64
         """
-        means, doubts = self._foreseen(embedding)
+        outlook = self._outlook or self._look_ahead()
+        means, doubts = outlook.expect(embedding, self._ask_model) or self._refuse()
         return np.array(means), np.array(doubts)
 
     def decide(
@@ -376,7 +373,8 @@ class Router:
             If there is no candidate.
         """
         number = self._number
-        means, doubts = self._foreseen(embedding)
+        outlook = self._outlook or self._look_ahead()
+        means, doubts = outlook.expect(embedding, self._ask_model) or self._refuse()
         expected: dict[str, float] = {}
         uncertainty: dict[str, float] = {}
         for name in number if routes is None else routes:
