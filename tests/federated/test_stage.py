@@ -5,17 +5,24 @@ import threading
 from sona.federated.stage import Stage
 
 
-def test_what_waits_is_worked_on_together_and_in_order():
-    begun, go, batches = threading.Event(), threading.Event(), []
+def held_up(take, **limits):
+    """A stage that has begun with item 0, and takes it when it may go on."""
+    begun, go = threading.Event(), threading.Event()
 
     def work(items):
         begun.set()
         go.wait(10)
-        batches.append(items)
+        take(items)
 
-    stage = Stage(work, "test", most=3)
+    stage = Stage(work, "test", **limits)
     stage.put(0)
     assert begun.wait(10)
+    return stage, go
+
+
+def test_what_waits_is_worked_on_together_and_in_order():
+    batches = []
+    stage, go = held_up(batches.append, most=3)
     for item in range(1, 6):
         stage.put(item)
     go.set()
@@ -24,16 +31,8 @@ def test_what_waits_is_worked_on_together_and_in_order():
 
 
 def test_who_puts_more_than_may_wait_waits():
-    begun, go, done = threading.Event(), threading.Event(), []
-
-    def work(items):
-        begun.set()
-        go.wait(10)
-        done.extend(items)
-
-    stage = Stage(work, "test", most=1, waiting=2)
-    stage.put(0)
-    assert begun.wait(10)  # nothing waits now
+    done = []
+    stage, go = held_up(done.extend, most=1, waiting=2)  # nothing waits now
     sender = threading.Thread(target=lambda: [stage.put(item) for item in (1, 2, 3)])
     sender.start()
     sender.join(0.1)

@@ -74,16 +74,11 @@ void sift_cells(const Model& model, const float* x, Room& room) {
     room.upper.resize(n);
     const CodeBounds q = kernels.encode(x, model.dim, 127, room.query.data());
     kernels.dots(codes.codes, model.n_cells, codes.width, room.query.data(), room.coded.data());
-    const CodeSlack slack(q.error);
-    const float rounding = rounding_of(model.dim);  // the products that are compared are float32's
     float* lower = room.lower.data();
     float* upper = room.upper.data();
-    for (size_t i = 0; i < n; ++i) {
-        const float value = (float)room.coded[i] * (codes.scales[i] * q.scale);
-        const float off = slack.of(codes.errors[i]) + rounding;
-        lower[i] = value - off;
-        upper[i] = value + off;
-    }
+    // Widened, because the products that are compared are float32's.
+    ends_of(room.coded.data(), codes.scales, codes.errors, model.n_cells, q.scale,
+            CodeSlack(q.error), rounding_of(model.dim), lower, upper);
     room.cells.clear();
     room.ends.clear();
     for (Index v = 0; v < model.n_views; ++v) {

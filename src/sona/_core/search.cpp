@@ -80,16 +80,10 @@ struct Search {
         w.coarse.reset(k);
         for (Index i = begin, m; i < end; i += m) {
             m = std::min(BLOCK, end - i);
-            const float* scale = codes->scales + i;
-            const float* error = codes->errors + i;
             code_kernels.dots(codes->codes + i * codes->width, m, codes->width,
                               w.query_codes.data(), products);
-            for (Index j = 0; j < m; ++j) {
-                const float value = (float)products[j] * (scale[j] * q.scale);
-                const float off = slack.of(error[j]);
-                lower[j] = value - off;
-                upper[j] = value + off;
-            }
+            ends_of(products, codes->scales + i, codes->errors + i, m, q.scale, slack, 0.0f, lower,
+                    upper);
             w.coarse.add([=](Index j) { return i + j; }, lower, upper, m);
         }
         refine(query, w.coarse, w.fine);

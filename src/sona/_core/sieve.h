@@ -23,6 +23,17 @@ struct CodeSlack {
 // Bound of the rounding of a float32 product: dim roundings of terms that sum to at most 1.
 inline float rounding_of(Index dim) { return (float)(dim + 8) * 6e-8f; }
 
+// Ends between which the products lie whose codes' products are given, widened by `more`.
+inline void ends_of(const int32_t* products, const float* scales, const float* errors, Index n,
+                    float scale, const CodeSlack& slack, float more, float* lower, float* upper) {
+    for (Index i = 0; i < n; ++i) {
+        const float value = (float)products[i] * (scales[i] * scale);
+        const float off = slack.of(errors[i]) + more;
+        lower[i] = value - off;
+        upper[i] = value + off;
+    }
+}
+
 // A value that k of n reach, if any do, and few more where they differ. Counting vectorises where
 // a heap waits for every comparison; two dozen halvings of the similarities' range tell 2e-7 apart.
 inline float reached_by(const float* values, Index n, Index k) {

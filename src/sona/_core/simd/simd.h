@@ -51,9 +51,6 @@ SONA_INLINE vf vsub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 SONA_INLINE vf vmul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 SONA_INLINE vf vfma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 SONA_INLINE float vsum(vf v) { return _mm512_reduce_add_ps(v); }
-SONA_INLINE vf vfrom_int(const int32_t* p) {
-    return _mm512_cvtepi32_ps(_mm512_loadu_si512((const void*)p));
-}
 // Eight sums in double, for which every instruction set has the same order.
 struct vwide {
     __m512d sum;
@@ -91,9 +88,6 @@ SONA_INLINE float vsum(vf v) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
-SONA_INLINE vf vfrom_int(const int32_t* p) {
-    return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i*)p));
 }
 struct vwide {
     __m256d low, high;
@@ -143,7 +137,6 @@ SONA_INLINE vf vsub(vf a, vf b) { return vsubq_f32(a, b); }
 SONA_INLINE vf vmul(vf a, vf b) { return vmulq_f32(a, b); }
 SONA_INLINE vf vfma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 SONA_INLINE float vsum(vf v) { return vaddvq_f32(v); }
-SONA_INLINE vf vfrom_int(const int32_t* p) { return vcvtq_f32_s32(vld1q_s32(p)); }
 SONA_INLINE vf vmax(vf a, vf b) { return vmaxq_f32(a, b); }
 SONA_INLINE float vtop(vf v) { return vmaxvq_f32(v); }
 SONA_INLINE int vany_above(vf a, vf b) { return vmaxvq_u32(vcgtq_f32(a, b)) != 0; }
@@ -209,10 +202,6 @@ SONA_INLINE vf vfma(vf a, vf b, vf c) {
 }
 #endif
 SONA_INLINE float vsum(vf v) { return (v.lane[0] + v.lane[2]) + (v.lane[1] + v.lane[3]); }
-SONA_INLINE vf vfrom_int(const int32_t* p) {
-    const float all[4] = {(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
-    return vload(all);
-}
 SONA_INLINE vf vmax(vf a, vf b) {
     for (int i = 0; i < 4; ++i) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
     return a;
