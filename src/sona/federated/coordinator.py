@@ -204,15 +204,9 @@ class FederatedCoordinator:
         A later export of a session that only adds rows teaches those rows. One that says
         something else counts at once and is learned by the next consolidation.
         """
-        if not isinstance(export, AgentExport):
-            raise DTypeError(f"`export` must be an AgentExport; got {type(export).__name__}")
-        if self._shut_out(export):
-            return self._turn_away(export)
-        try:
-            judged = self.judge(export)
-        except (ShapeError, RangeError) as error:
-            self._refuse(export, str(error), strike=isinstance(error, RangeError))
-            raise
+        judged = self.admit(export)
+        if isinstance(judged, AggregationResult):
+            return judged
         ruling, held = self._store.put(judged)
         if learn:
             at_hand = {} if held is None else {held.sequence: (export, judged.valid)}
@@ -223,13 +217,36 @@ class FederatedCoordinator:
         consolidated = due and self._learner.tick(on_time=False) is not None
         return self._outcome(judged, ruling, consolidated)
 
-    def judge(self, export: AgentExport) -> Judged:
-        """Look at an export before :meth:`aggregate_all`; nothing is written or recorded.
+    def admit(self, export: AgentExport) -> Judged | AggregationResult:
+        """Judge an export before :meth:`aggregate_all`; what is refused is recorded.
+
+        Returns
+        -------
+        Judged or AggregationResult
+            The latter for an agent that has too many strikes.
 
         Raises
         ------
         ShapeError, RangeError
-            As :meth:`aggregate` does, which also records the refusal.
+            As :meth:`aggregate` does.
+        """
+        if not isinstance(export, AgentExport):
+            raise DTypeError(f"`export` must be an AgentExport; got {type(export).__name__}")
+        if self._shut_out(export):
+            return self._turn_away(export)
+        try:
+            return self.judge(export)
+        except (ShapeError, RangeError) as error:
+            self._refuse(export, str(error), strike=isinstance(error, RangeError))
+            raise
+
+    def judge(self, export: AgentExport) -> Judged:
+        """Look at an export; nothing is written or recorded.
+
+        Raises
+        ------
+        ShapeError, RangeError
+            As :meth:`admit` does.
         """
         return trust.judge(export, self._learner.config.embedding_dim_, self.quality_threshold)
 

@@ -210,8 +210,5 @@ def _insert(run: Run, table: str, rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _rows(count: int, width: int) -> str:
-    return ", ".join([_marks(width)] * count)
-
-
-def _marks(width: int) -> str:
-    return f"({', '.join('?' * width)})"
+    row = f"({', '.join('?' * width)})"
+    return ", ".join([row] * count)

@@ -237,18 +237,13 @@ class Tenant:
                 self._claim(request, export.export_id)
                 if self._coordinator is None:
                     self._found(export)
-                self._judge(request, export)
+                judged = self.coordinator.admit(export)
+                if isinstance(judged, AggregationResult):
+                    self._settle([(request, _told(request, export, judged))])
+                else:
+                    self._committing.put((request, judged))
             except Exception as error:
                 self._settle([(request, error)])
-
-    def _judge(self, request: _Request, export: AgentExport) -> None:
-        try:
-            judged = self.coordinator.judge(export)
-        except ValueError:
-            told = self.coordinator.aggregate(export, learn=False)  # records why, and raises it
-            self._settle([(request, _told(request, export, told))])
-        else:
-            self._committing.put((request, judged))
 
     def _claim(self, request: _Request, content: str) -> None:
         """Hold a request's key for a content until the history knows it."""

@@ -157,15 +157,12 @@ class Node:
         """Parse and judge an export, and hand it on to be committed."""
         key, payload = _asked(query)
         try:
-            export = read(key, payload)
-            try:
-                judged = self.coordinator.judge(export)
-            except ValueError:
-                told = self.coordinator.aggregate(export, learn=False)  # records why; raises it
-                _reply(query, key, msgspec.json.encode(told))
-                return
+            judged = self.coordinator.admit(read(key, payload))
         except Exception as error:
             _reply(query, key, error)
+            return
+        if isinstance(judged, AggregationResult):
+            _reply(query, key, msgspec.json.encode(judged))
         else:
             self._committing.put((query, key, judged))
 
